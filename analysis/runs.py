@@ -1,0 +1,184 @@
+"""One run, read from its run directory (docs/run_directory.md describes the files): plain dicts out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+_EVALUATION_NAME = re.compile(r"step_(\d{8,})\.json")
+
+
+class RunError(ValueError):
+    """A folder that is no run, or a file of a run that cannot be read; names the file."""
+
+
+class NewerSchemaError(RunError):
+    """A run that a newer version of this program has written."""
+
+
+class Run:
+    """A run directory, read lazily: each file once, when it is first asked for.
+
+    Attributes:
+        path: the run directory.
+        meta: meta.json. Its schema version is checked here, so a `Run` that exists can be read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not (self.path / "meta.json").is_file():
+            raise RunError(f"{self.path} is not a run directory (it has no meta.json)")
+        self.meta: dict[str, Any] = _read_object(self.path / "meta.json")
+        version = self.meta.get("schema_version")
+        if not isinstance(version, int) or "run_id" not in self.meta:
+            raise RunError(f"{self.path / 'meta.json'} does not describe a run")
+        if version > SCHEMA_VERSION:
+            raise NewerSchemaError(
+                f"{self.path} was written with schema version {version}, and this program reads up to "
+                f"{SCHEMA_VERSION}: update it"
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def run_id(self) -> str:
+        """`<identity>-seed<k>`, the same wherever the directory lies."""
+        return self.meta["run_id"]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return _read_object(self.path / "config.json")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """status.json as it is now, or only `{"state": "created"}` before the first was written."""
+        path = self.path / "status.json"
+        return _read_object(path) if path.exists() else {"state": "created"}
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """The final numbers under flat keys (`val/bbox/AP`), or None while the run has none."""
+        path = self.path / "results.json"
+        return _read_object(path) if path.exists() else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the final results are written and the state says finished."""
+        return self.status.get("state") == "finished" and self.results is not None
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations so far, sorted by their step."""
+        folder = self.path / "eval"
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        steps = {int(match[1]): match[0] for name in names if (match := _EVALUATION_NAME.fullmatch(name))}
+        return [{"step": step, **_read_object(folder / steps[step])} for step in sorted(steps)]
+
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The events of metrics.jsonl, sorted by step; of a repeated (event, step) the last one written.
+
+        Args:
+            event: only events of this name.
+        """
+        last = {(item["event"], item["step"]): item for item in self._lines[0]}
+        chosen = [item for item in last.values() if event is None or item["event"] == event]
+        return sorted(chosen, key=lambda item: item["step"])
+
+    @property
+    def num_unreadable_lines(self) -> int:
+        """Lines of metrics.jsonl that hold no event, apart from a torn last line."""
+        return self._lines[1]
+
+    @property
+    def has_torn_line(self) -> bool:
+        """Whether the last line of metrics.jsonl was cut off in writing."""
+        return self._lines[2]
+
+    @cached_property
+    def _lines(self) -> tuple[list[dict[str, Any]], int, bool]:
+        path = self.path / "metrics.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        events, num_unreadable, torn = [], 0, False
+        for index, line in enumerate(lines):
+            item = _parse_event(line)
+            if item is not None:
+                events.append(item)
+            elif index == len(lines) - 1:
+                torn = bool(line)
+            elif line.strip():
+                num_unreadable += 1
+        return events, num_unreadable, torn
+
+
+def read_run(path: str | Path) -> Run:
+    """The run in a directory.
+
+    Raises:
+        RunError: no run directory, or one of a newer schema.
+    """
+    return Run(path)
+
+
+def find_runs(root: str | Path) -> list[Run]:
+    """All runs under `root` (`<experiment>/<run_id>`), sorted by path; `root` may be a run directory itself.
+
+    Raises:
+        RunError: `root` is not a folder, or a run was written by a newer schema.
+    """
+    return [run for run in map(_run_or_none, _candidates(Path(root))) if run is not None]
+
+
+def find_foreign_folders(root: str | Path) -> list[Path]:
+    """The folders at the place of a run that are none, such as one whose creation was interrupted."""
+    return [path for path in _candidates(Path(root)) if _run_or_none(path) is None]
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    if not root.is_dir():
+        raise RunError(f"{root} is not a folder")
+    if (root / "meta.json").is_file():
+        yield root
+        return
+    for experiment in _folders(root):
+        yield from _folders(experiment)
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _run_or_none(path: Path) -> Run | None:
+    try:
+        return Run(path)
+    except NewerSchemaError:
+        raise
+    except RunError:
+        return None
+
+
+def _parse_event(line: bytes) -> dict[str, Any] | None:
+    try:
+        item = json.loads(line)
+    except ValueError:  # cut off, or bytes that are no text
+        return None
+    valid = isinstance(item, dict) and isinstance(item.get("event"), str) and type(item.get("step")) is int
+    return item if valid else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} holds no JSON object")
+    return value

@@ -1,0 +1,193 @@
+"""From the checked configuration to objects: the one place that calls ``instantiate``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from experiments.config import instantiate_options
+from experiments.signature import ConfigError
+from sparse_rcnn.data.batching import AspectRatioBatchSampler, EvalBatchSampler, collate
+from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.distributed import World
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.interrupt import ignore_interrupts
+from sparse_rcnn.losses import SetCriterion
+from sparse_rcnn.optim import parameter_groups, scale_lr
+from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
+from sparse_rcnn.runlog import Writer
+from sparse_rcnn.schedule import WarmupMultiStep
+from sparse_rcnn.structures import Batch
+from sparse_rcnn.weights import ModelCard, load_tensors, read_weights
+
+Config = dict[str, Any]
+# Arguments that no YAML states because the data set knows them: see ``set_num_classes``.
+INJECTED = {"model.stage": {"num_classes"}}
+
+
+def build(config: Config, path: str, **injected: Any) -> Any:
+    """Instantiate the node at a dotted path.
+
+    Raises:
+        ConfigError: the constructor refuses a value; names the node.
+    """
+    node: Any = config
+    for key in path.split("."):
+        node = node[key]
+    try:
+        return instantiate(copy.deepcopy(node), _convert_="all", **instantiate_options(), **injected)
+    except InstantiationException as error:
+        lines = str(error).splitlines()
+        inner = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
+        raise ConfigError(f"{'.'.join([path, *inner])}: {error.__cause__ or lines[0]}") from error
+
+
+def dry_build(config: Config) -> None:
+    """Build everything that needs no data, the model on the meta device, so that bad values fail before data load."""
+    trial = copy.deepcopy(config)
+    set_num_classes(trial, 1)
+    with torch.device("meta"):
+        model = build(trial, "model")
+    build_criterion(trial)
+    build_optimizer(trial, model)
+    build(trial, "schedule")
+    build(trial, "input.train")
+    build(trial, "input.eval")
+    if trial["data"]["generator"] is not None:
+        build(trial, "data.generator")
+    if trial["weights"]["backbone"] is not None:
+        locate_backbone_weights(model.backbone.bottom_up, trial["weights"]["backbone"])
+
+
+def set_num_classes(config: Config, num_classes: int) -> None:
+    """Complete the configuration by what only the data set knows."""
+    config["data"]["num_classes"] = config["model"]["stage"]["num_classes"] = num_classes
+
+
+def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
+    """Training and validation images, which have to have the same categories."""
+    data = config["data"]
+    sets = [
+        CocoDetection(
+            annotations=data[split]["annotations"],
+            images=data[split]["images"],
+            transforms=build(config, f"input.{transform}"),
+            drop_degenerate_boxes=data["drop_degenerate_boxes"],
+            seed=config["seed"],
+            max_images=data[split]["max_images"],
+        )
+        for split, transform in (("train", "train"), ("val", "eval"))
+    ]
+    train, val = sets
+    if [(c["id"], c["name"]) for c in train.categories] != [(c["id"], c["name"]) for c in val.categories]:
+        raise UserError(
+            f"{data['train']['annotations']} and {data['val']['annotations']} have different categories; a detector "
+            "can only be validated on the classes it is trained on"
+        )
+    if data["num_classes"] not in (None, train.num_classes):
+        raise UserError(
+            f"data.num_classes is {data['num_classes']}, {data['train']['annotations']} has {train.num_classes} "
+            "categories; set data.num_classes=null to take the file's"
+        )
+    return train, val
+
+
+def train_batches(config: Config, dataset: CocoDetection, world: World, start_step: int) -> tuple[Iterator[Batch], int]:
+    """An endless stream of this rank's batches from a step on, and the steps of an epoch."""
+    sampler = AspectRatioBatchSampler(
+        dataset.image_sizes_hw,
+        batch_size=config["train"]["batch_size"],
+        seed=config["seed"],
+        num_replicas=world.size,
+        rank=world.rank,
+        num_micro_batches=config["train"]["num_micro_batches"],
+    )
+    sampler.start_at(start_step)
+    return iter(_loader(config, dataset, sampler, world)), sampler.steps_per_epoch
+
+
+def eval_batches(config: Config, dataset: CocoDetection, world: World) -> DataLoader[Any]:
+    """This rank's share of the evaluation images."""
+    sampler = EvalBatchSampler(dataset.image_sizes_hw, config["eval"]["batch_size"], world.size, world.rank)
+    return _loader(config, dataset, sampler, world)
+
+
+def _loader(config: Config, dataset: CocoDetection, sampler: Any, world: World) -> DataLoader[Any]:
+    num_workers = config["data"]["num_workers"]
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=world.device.type == "cuda",
+        worker_init_fn=ignore_interrupts,
+        prefetch_factor=4 if num_workers else None,
+        # Without a generator of its own a loader draws from PyTorch's global one, and an evaluation or a resume
+        # would change the dropout that follows. Samples are seeded by the data set itself.
+        generator=torch.Generator().manual_seed(config["seed"]),
+    )
+
+
+def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
+    """The detector with its card and, where asked for, pretrained weights."""
+    model: SparseRCNN = build(config, "model")
+    evaluation = config["input"]["eval"]
+    model.card = ModelCard(
+        architecture=config["model"],
+        categories=[{"id": c["id"], "name": c["name"]} for c in dataset.categories],
+        short_side=evaluation["short_side"],
+        max_long_side=evaluation["max_long_side"],
+    )
+    model.activation_checkpointing = config["train"]["activation_checkpointing"]
+    weights = config["weights"]
+    if weights["backbone"] is not None:
+        bottom_up = model.backbone.bottom_up
+        load_backbone_weights(bottom_up, locate_backbone_weights(bottom_up, weights["backbone"]))
+    if weights["detector"] is not None:
+        load_tensors(model, read_weights(weights["detector"])[0], f"weights.detector={weights['detector']}")
+    return model
+
+
+def build_criterion(config: Config) -> SetCriterion:
+    criterion: SetCriterion = build(config, "criterion")
+    return criterion
+
+
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    train, optim = config["train"], config["optim"]
+    lr = scale_lr(optim["lr"], train["lr_scaling"], train["batch_size"], train["reference_batch_size"])
+    make = build(config, "optim")
+    try:
+        return make(parameter_groups(model, lr, train["backbone_lr_multiplier"]))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"optim: {error}") from error
+
+
+def build_schedule(config: Config) -> WarmupMultiStep:
+    schedule: WarmupMultiStep = build(config, "schedule")
+    return schedule
+
+
+def build_ema(config: Config, model: nn.Module) -> AveragedModel | None:
+    decay = config["train"]["ema_decay"]
+    if decay is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def build_writers(config: Config, run_path: Path, run_id: str) -> list[Writer]:
+    """The dashboards of ``log.writers``; each gets the run's directory, id and configuration."""
+    return [
+        build(config, f"log.writers.{name}", run_path=run_path, run_id=run_id, config=config)
+        for name in config["log"]["writers"]
+    ]

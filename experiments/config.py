@@ -1,0 +1,142 @@
+"""From a composed Hydra config to a checked plain dict: what is wrong fails here, before any data loads."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from experiments.signature import ConfigError, Injected, check_targets, did_you_mean, join
+
+# Where a `_target_` may lead; Hydra 1.4 asks for it, older ones cannot.
+TRUSTED_TARGETS = ("sparse_rcnn.*", "experiments.*", "torch.nn.*", "torch.optim.*", "torchvision.*")
+
+
+def validate(cfg: DictConfig, injected: Injected | None = None) -> dict[str, Any]:
+    """Resolve a composed config and check all of it; the result is plain dicts, lists and scalars.
+
+    Checked are: no `???` left, every interpolation resolves, dataclass nodes hold no key but their fields and
+    pass their `__post_init__`, `_target_` nodes fit their constructor (`check_targets`, also for `injected`).
+
+    Raises:
+        ConfigError: the first mistake found, in one line that begins with the dotted key.
+    """
+    missing, unresolved = _unset(cfg, "")
+    if missing:
+        others = f" (also missing: {', '.join(missing[1:])})" if missing[1:] else ""
+        raise ConfigError(f"{missing[0]}: has no value; set it on the command line: {missing[0]}=...{others}")
+    if unresolved:
+        raise ConfigError(unresolved[0])
+    _check_dataclasses(cfg, "")
+    config = _plain(OmegaConf.to_container(cfg, resolve=True))
+    check_targets(config, injected)
+    return config
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """The config as JSON text: sorted keys, two spaces of indent, floats that read back exactly.
+
+    Raises:
+        ConfigError: a value is NaN or infinite, which JSON cannot hold.
+    """
+    _check_finite(config, "")
+    return json.dumps(config, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def instantiate_options() -> dict[str, Any]:
+    """Keyword arguments for `hydra.utils.instantiate`: none before Hydra 1.4, then the trusted targets."""
+    has_whitelist = hasattr(hydra.utils, "execution_whitelist")
+    return {"_execution_whitelist_": list(TRUSTED_TARGETS)} if has_whitelist else {}
+
+
+def _unset(node: Any, path: str) -> tuple[list[str], list[str]]:
+    """The keys left at `???`, and a message for each interpolation that does not resolve."""
+    missing, unresolved = [], []
+    for key, child_path in _children(node, path):
+        try:
+            child = node[key]
+        except MissingMandatoryValue:
+            missing.append(child_path)
+        except InterpolationToMissingValueError:
+            pass  # what it points to is reported
+        except OmegaConfBaseException as error:
+            unresolved.append(f"{child_path}: {_first_line(error)}")
+        except RecursionError:
+            unresolved.append(f"{child_path}: its interpolation leads back to itself")
+        else:
+            more_missing, more_unresolved = _unset(child, child_path)
+            missing += more_missing
+            unresolved += more_unresolved
+    return missing, unresolved
+
+
+def _check_dataclasses(node: Any, path: str) -> None:
+    for key, child_path in _children(node, path):
+        _check_dataclasses(node[key], child_path)
+    schema = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    if schema is None or not dataclasses.is_dataclass(schema):
+        return
+    # `+train.epohcs=3` adds a key to a strict node without complaint.
+    fields = [field.name for field in dataclasses.fields(schema)]
+    for key in node:
+        if key not in fields and not issubclass(schema, dict):
+            listed = ", ".join(fields)
+            raise ConfigError(
+                f"{join(path, key)}: unknown key{did_you_mean(key, fields)} (accepted: {listed})"
+            )
+    try:
+        OmegaConf.to_object(node)
+    except ValueError as error:
+        message = _first_line(error)
+        begins_with_field = message.split(" ", 1)[0].rstrip(":,") in fields
+        raise ConfigError(_prefixed(path, message, "." if begins_with_field else ": ")) from error
+
+
+def _children(node: Any, path: str) -> list[tuple[Any, str]]:
+    if OmegaConf.is_dict(node):
+        return [(key, join(path, key)) for key in node]
+    if OmegaConf.is_config(node):  # a list, and from Hydra 1.4 on a tuple
+        return [(index, f"{path}[{index}]") for index in range(len(node))]
+    return []
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.name
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _check_finite(value: Any, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: {value} is not a finite number")
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, join(path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _check_finite(item, f"{path}[{index}]")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _prefixed(path: str, message: str, separator: str) -> str:
+    return message if not path or message.startswith(path) else path + separator + message

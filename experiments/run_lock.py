@@ -1,0 +1,72 @@
+"""The lock of a run directory: one process at a time trains or writes a run."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from experiments.json_files import read_object, reason, write_json_atomic
+from experiments.provenance import now
+from sparse_rcnn.errors import UserError
+
+LOCK = "lock"
+HOLDER = "lock_holder.json"
+DEAD_HOLDER_PATIENCE = 15.0  # seconds; workers of a killed process may keep its lock until they notice
+
+
+@contextmanager
+def lock_run(path: Path) -> Iterator[None]:
+    """Hold the run in `path`; the kernel releases it when this process ends, however it ends.
+
+    Raises:
+        UserError: another process holds it (says which), or the folder cannot be written.
+    """
+    lock = FileLock(path / LOCK)
+    holder = path / HOLDER
+    try:
+        lock.acquire(timeout=DEAD_HOLDER_PATIENCE if _is_dead(_read(holder)) else 0)
+    except Timeout:
+        who = _describe(_read(holder))
+        message = f"{path} is in use by {who}; two processes may not train the same run at once"
+        raise UserError(message) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be locked: {reason(error)}") from error
+    try:
+        # Who holds it stands in a file of its own: older filelocks empty the lock file when they try it.
+        write_json_atomic(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})
+        yield
+    finally:
+        with suppress(OSError):
+            holder.unlink()
+        lock.release()
+
+
+def _read(holder: Path) -> dict[str, Any]:
+    try:
+        return read_object(holder)
+    except UserError:  # not there yet, or the holder died in writing it
+        return {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it lives, and is someone else's
+        return False
+    return False
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"

@@ -1,0 +1,37 @@
+"""What a finished run says at its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from analysis.runs import read_run
+
+COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def print_summary(path: Path) -> None:
+    """A short table of a finished run, its directory and its picture."""
+    run = read_run(path)
+    results = run.results
+    table = Table(title=f"{run.meta['experiment']} ({run.meta['recipe']}), seed {run.meta['seed']}")
+    table.add_column("output")
+    for name in (*COLUMNS, "time"):
+        table.add_column(name, justify="right")
+    num_stages = sum(key.startswith("val/stage_") and key.endswith("/AP") for key in results)
+    for s in range(num_stages - 1):
+        table.add_row(f"stage {s}", *(_percent(results[f"val/stage_{s}/{c}"]) for c in COLUMNS), "", style="dim")
+    elapsed = time.strftime("%H:%M:%S", time.gmtime(results["train/time/seconds"]))
+    table.add_row("detector", *(_percent(results[f"val/bbox/{c}"]) for c in COLUMNS), elapsed)
+    Console(soft_wrap=True).print(table)
+    print(f"run directory: {path}")
+    picture = path / "detections.png"
+    if picture.exists():
+        print(f"detections:    {picture}")
+
+
+def _percent(value: float) -> str:
+    return "-" if value < 0 else f"{100 * value:.1f}"

@@ -1,0 +1,94 @@
+"""Image files to RGB tensors, whatever their mode and orientation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from sparse_rcnn.errors import DataError
+
+EXIF_ORIENTATION = 0x0112
+# What each EXIF orientation asks for. PIL's own exif_transpose also rewrites the rest of the metadata, which
+# fails on files whose pixels are fine.
+TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(
+    path: str | Path, image_id: int | None = None, size_hw: tuple[int, int] | None = None
+) -> tv_tensors.Image:
+    """Read an image file as RGB uint8 (3, H, W), upright.
+
+    Args:
+        path: any format and mode PIL reads; greyscale, palette, CMYK and 16 bit become 8-bit RGB, alpha is
+            left out.
+        image_id: named in the errors; None for an image that belongs to no annotation file.
+        size_hw: height and width of the image's record. The EXIF orientation is applied unless only the
+            stored, unrotated picture has this size. None applies it always.
+
+    Raises:
+        DataError: the file is missing, truncated or no image, or has another size than its record.
+    """
+    who = str(path) if image_id is None else f"{path} (image id {image_id})"
+    try:
+        with Image.open(path) as file:
+            file.load()
+            stored = to_rgb(file)
+            upright = to_upright(stored, exif_orientation(file))
+    except FileNotFoundError as error:
+        raise DataError(f"{who} does not exist") from error
+    # Decoders fail in every way there is: OSError, SyntaxError, ValueError, struct.error, IndexError ...
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{who} cannot be read as an image: {reason}; replace or remove the file") from error
+    return F.to_image(upright if size_hw is None else matching(stored, upright, size_hw, who))
+
+
+def matching(stored: Image.Image, upright: Image.Image, size_hw: tuple[int, int], who: str) -> Image.Image:
+    """The one of both that has the record's size, the upright one where both have.
+
+    The record decides because the boxes were drawn in its frame: an annotation tool that shows the stored
+    pixels writes their size, one that honours EXIF writes the rotated size.
+    """
+    height, width = size_hw
+    for image in (upright, stored):
+        if image.size == (width, height):
+            return image
+    raise DataError(
+        f"{who} is {upright.height} x {upright.width} pixels (height x width), its record says "
+        f"{height} x {width}; restore the file or correct the record"
+    )
+
+
+def to_upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none."""
+    try:
+        return image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # broken metadata does not make the pixels unusable
+        return 1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to 8-bit RGB."""
+    if image.mode.startswith("I"):
+        # PIL would clip at 255: a 16-bit picture would come out white.
+        high_byte = np.clip(np.asarray(image), 0, 65535).astype(np.uint16) >> 8
+        image = Image.fromarray(high_byte.astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, PIL warns about the transparency
+    return image.convert("RGB")

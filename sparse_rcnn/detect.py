@@ -1,0 +1,114 @@
+"""Run a detector over a data set and keep what every stage finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sparse_rcnn.distributed import World
+from sparse_rcnn.inference import select_detections
+from sparse_rcnn.structures import Batch
+
+PRECISIONS = ("fp32", "bf16")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The context a forward pass runs in: nothing for ``fp32``, autocast for ``bf16``.
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"train.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class DetectionTable:
+    """Detections of many images in columns: a fraction of the memory of as many dictionaries.
+
+    Shapes: ``image_ids``, ``category_ids`` (D,) int64, ids of the data set; ``boxes_xywh_abs`` (D, 4) and
+    ``scores`` (D,) float64, in pixels of the original images.
+    """
+
+    image_ids: npt.NDArray[np.int64]
+    category_ids: npt.NDArray[np.int64]
+    boxes_xywh_abs: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[DetectionTable]) -> DetectionTable:
+        if not tables:
+            return cls(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+        columns = zip(*(vars(t).values() for t in tables), strict=True)
+        return cls(*(np.concatenate(c) for c in columns))
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """As COCO results, ready for JSON."""
+        rows = zip(
+            self.image_ids.tolist(),
+            self.category_ids.tolist(),
+            self.boxes_xywh_abs.tolist(),
+            self.scores.tolist(),
+            strict=True,
+        )
+        return [{"image_id": i, "category_id": c, "bbox": b, "score": s} for i, c, b, s in rows]
+
+
+@torch.no_grad()
+def detect(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    category_ids: Sequence[int],
+    world: World,
+    precision: str,
+    progress: Callable[[int], None] | None = None,
+) -> list[DetectionTable] | None:
+    """Detections of every stage on a data set, gathered on rank 0 (None on the others).
+
+    Args:
+        model: puts out one ``StageOutput`` per stage.
+        batches: this rank's share.
+        category_ids: of the labels.
+        world: who takes part.
+        precision: ``fp32`` or ``bf16``.
+        progress: told the number of images of each batch that is done.
+    """
+    was_training = model.training
+    model.eval()
+    ids = np.asarray(category_ids, dtype=np.int64)
+    parts: list[list[DetectionTable]] = []
+    for batch in batches:
+        moved = batch.to(world.device, non_blocking=True)
+        with autocast(precision, world.device):
+            outputs = model(moved.images, moved.image_sizes_hw)
+        parts = parts or [[] for _ in outputs]
+        for stage_parts, output in zip(parts, outputs, strict=True):
+            found = select_detections(output, moved.image_sizes_hw, moved.original_sizes_hw)
+            for image_id, detections in zip(batch.image_ids, found, strict=True):
+                boxes = detections.boxes_xyxy_abs.double().numpy()
+                stage_parts.append(
+                    DetectionTable(
+                        np.full(len(detections), image_id, dtype=np.int64),
+                        ids[detections.labels.numpy()],
+                        np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1),
+                        detections.scores.double().numpy(),
+                    )
+                )
+        if progress is not None:
+            progress(len(batch))
+    model.train(was_training)
+    gathered = world.gather([DetectionTable.concatenate(p) for p in parts])
+    if gathered is None:
+        return None
+    num_stages = max(len(tables) for tables in gathered)  # a rank without images has no stages
+    return [DetectionTable.concatenate([t[s] for t in gathered if t]) for s in range(num_stages)]

@@ -1,0 +1,112 @@
+"""Sparse R-CNN: images in, what every stage says out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sparse_rcnn.structures import StageOutput
+
+if TYPE_CHECKING:
+    from sparse_rcnn.weights import ModelCard
+
+
+class SparseRCNN(nn.Module):
+    """The detector of arXiv 2011.12450: learned proposals refined by a cascade of stages.
+
+    Args:
+        num_stages: S.
+        backbone: images (N, 3, H, W) to pyramid maps p2.. (N, C, h, w).
+        proposals: image sizes to boxes (N, P, 4) and features (N, P, C).
+        roi_pooler: maps and boxes to RoI features (N * P, C, S, S).
+        stage: the prototype of a stage. Every stage is a clone of it whose matrices are drawn anew, so that
+            the one-dimensional parameters start equal in all stages (spec 11).
+        pixel_mean, pixel_std: of RGB in 0..255 (spec 1).
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        num_stages: int,
+        backbone: nn.Module,
+        proposals: nn.Module,
+        roi_pooler: nn.Module,
+        stage: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        if num_stages < 1:
+            raise ValueError(f"num_stages must be at least 1, got {num_stages}")
+        self.num_stages = num_stages
+        self.backbone = backbone
+        self.proposals = proposals
+        self.roi_pooler = roi_pooler
+        self.stages = nn.ModuleList(copy.deepcopy(stage) for _ in range(num_stages))
+        for clone in self.stages:
+            clone.reset_parameters()
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+        # Recompute each stage in the backward pass: 12 stages or 500 proposals then fit. Same numbers.
+        self.activation_checkpointing = False
+        # What a weights file says besides the tensors: set by load_detector and by the training entry point.
+        self.card: ModelCard | None = None
+
+    def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
+        """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (spec 1)."""
+        x = (images.float() - self.pixel_mean) / self.pixel_std
+        rows = torch.arange(images.shape[2], device=images.device) < image_sizes_hw[:, :1]
+        columns = torch.arange(images.shape[3], device=images.device) < image_sizes_hw[:, 1:]
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        return x.masked_fill(~inside, 0.0)
+
+    def forward(self, images: Tensor, image_sizes_hw: Tensor) -> list[StageOutput]:
+        """Detect in a padded batch.
+
+        Args:
+            images: (N, 3, H, W) uint8 or float, RGB, 0..255, H and W multiples of 32.
+            image_sizes_hw: (N, 2) sizes of the unpadded images.
+
+        Returns:
+            One output per stage, boxes in pixels of the unpadded images, never clipped to them.
+        """
+        maps = self.backbone(self.normalize(images, image_sizes_hw))
+        boxes_xyxy_abs, object_features = self.proposals(image_sizes_hw)
+        outputs = []
+        for stage in self.stages:
+            output, object_features = self._run_stage(stage, maps, boxes_xyxy_abs, object_features)
+            outputs.append(output)
+            boxes_xyxy_abs = output.boxes_xyxy_abs.detach()  # spec 10: boxes are detached, features are not
+        return outputs
+
+    def _run_stage(
+        self, stage: nn.Module, maps: list[Tensor], boxes_xyxy_abs: Tensor, object_features: Tensor
+    ) -> tuple[StageOutput, Tensor]:
+        def run(boxes: Tensor, features: Tensor, *maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            output, features = stage(self.roi_pooler(maps, boxes), boxes, features)
+            return output.logits, output.boxes_xyxy_abs, features
+
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            logits, boxes, features = checkpoint(run, boxes_xyxy_abs, object_features, *maps, use_reentrant=False)
+        else:
+            logits, boxes, features = run(boxes_xyxy_abs, object_features, *maps)
+        return StageOutput(logits, boxes), features
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> SparseRCNN:
+        """Build the detector a weights file describes and load its weights, in eval mode.
+
+        Raises:
+            CheckpointError: the file is absent, corrupt or not one of ours; the message names it.
+        """
+        from sparse_rcnn.weights import load_detector
+
+        return load_detector(path)

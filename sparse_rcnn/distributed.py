@@ -1,0 +1,124 @@
+"""Processes that train together: under torchrun, under SLURM, or one alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sparse_rcnn.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: ``rank`` of ``size``, ``device`` to compute on.
+
+    The host-side collectives go over gloo on CPU tensors, so they never wait for the device.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
+        """Sum host numbers over all processes."""
+        if self.size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every process's value in rank order on rank 0, None elsewhere."""
+        if self.size == 1:
+            return [value]
+        gathered = [None] * self.size if self.is_main else None
+        dist.gather_object(value, gathered)
+        return gathered
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value on every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            self.sum_over_ranks([0.0])
+
+    def close(self) -> None:
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def rank_from_environment(environ: dict[str, str]) -> tuple[int, int, int]:
+    """(rank, world size, local rank) as torchrun or a SLURM job step states them; (0, 1, 0) otherwise.
+
+    SLURM's variables count only inside a job step (``srun``): a batch script's own shell has a SLURM_PROCID too,
+    but is no member of a group.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        return int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_RANK", 0))
+    if "SLURM_PROCID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return (
+            int(environ["SLURM_PROCID"]),
+            int(environ["SLURM_STEP_NUM_TASKS"]),
+            int(environ.get("SLURM_LOCALID", 0)),
+        )
+    return 0, 1, 0
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of a SLURM node list such as ``gpu[07-09,12],login1``."""
+    match = re.match(r"([^,\[]+)(?:\[([^\]]+)\])?([^,]*)", nodelist)
+    assert match is not None, nodelist
+    prefix, ranges, suffix = match.groups()
+    return prefix + (re.split(r"[-,]", ranges)[0] if ranges else "") + suffix
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1`` ... as a device of this process.
+
+    Raises:
+        UserError: the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"train.device={name} is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"train.device={name}, but no CUDA device is visible here; use train.device=cpu")
+        # With one visible GPU per task (SLURM's --gpus-per-task) every task's own GPU has index 0.
+        index = device.index if device.index is not None else local_rank % torch.cuda.device_count()
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+def init_world(device_name: str) -> World:
+    """Join the other processes, if there are any, and choose the device."""
+    rank, size, local_rank = rank_from_environment(dict(os.environ))
+    device = choose_device(device_name, local_rank)
+    if size > 1 and not dist.is_initialized():
+        if "MASTER_ADDR" not in os.environ:
+            os.environ["MASTER_ADDR"] = first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+        if "MASTER_PORT" not in os.environ:
+            # Two jobs on one node must not meet: the job id spreads the ports.
+            os.environ["MASTER_PORT"] = str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=size)
+    return World(rank, size, device)

@@ -1,0 +1,118 @@
+"""Detections on their way to an evaluation: tensors to COCO results, COCO results to columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sparse_rcnn.errors import DataError
+from sparse_rcnn.evaluation.ground_truth import (
+    BoxColumns,
+    CocoGroundTruth,
+    is_box_xywh,
+    is_finite_number,
+    is_in,
+)
+from sparse_rcnn.structures import Detections
+
+
+def detections_to_coco(
+    image_id: int, detections: Detections, category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One image's detections as COCO results, in their order.
+
+    ``detections`` in pixels of the original image; ``category_ids[label]`` is the COCO id of a label. Boxes
+    become x, y, width, height; coordinates and scores are plain floats and are not rounded.
+
+    Raises: DataError for a label without a category id.
+    """
+    labels = detections.labels.tolist()
+    for label in labels:
+        if not 0 <= label < len(category_ids):
+            raise DataError(
+                f"image {image_id}: label {label} has no category among the {len(category_ids)} of the data "
+                f"set: use a model of num_classes={len(category_ids)}"
+            )
+    # In float64, so that x + width is the very right edge that the detector gave.
+    boxes = detections.boxes_xyxy_abs.detach().to("cpu", torch.float64)
+    boxes_xywh_abs = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+    return [
+        {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": box, "score": score}
+        for label, box, score in zip(labels, boxes_xywh_abs.tolist(), detections.scores.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class DetectionColumns(BoxColumns):
+    """Detections of the images of a ground truth in columns, with ``scores`` (N,) float64."""
+
+    scores: npt.NDArray[np.float64]
+
+    @classmethod
+    def from_coco(
+        cls, detections: Sequence[Mapping[str, Any]], ground_truth: CocoGroundTruth
+    ) -> DetectionColumns:
+        """Check COCO results against the ground truth and put them in columns, in their order.
+
+        Detections of images that the file has and the evaluation leaves out are left out too.
+
+        Raises: DataError that names the detection's position and the unknown image or category id, the box
+        or the score that cannot be used.
+        """
+        # -1 marks the images that the evaluation leaves out.
+        image_index = dict.fromkeys(ground_truth.known_image_ids, -1) | ground_truth.image_index
+        category_index, number = ground_truth.category_index, len(detections)
+        try:
+            columns = cls(
+                np.array([image_index[d["image_id"]] for d in detections], dtype=np.int64),
+                np.array([category_index[d["category_id"]] for d in detections], dtype=np.int64),
+                np.array([d["bbox"] for d in detections], dtype=np.float64).reshape(number, 4),
+                np.array([d["score"] for d in detections], dtype=np.float64).reshape(number),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise DataError(_first_fault(detections, ground_truth)) from None
+        if not (
+            np.isfinite(columns.boxes_xywh_abs).all()
+            and (columns.boxes_xywh_abs[:, 2:] >= 0).all()
+            and np.isfinite(columns.scores).all()
+        ):
+            raise DataError(_first_fault(detections, ground_truth))
+        kept = columns.image_indices >= 0
+        return cls(
+            columns.image_indices[kept],
+            columns.category_indices[kept],
+            columns.boxes_xywh_abs[kept],
+            columns.scores[kept],
+        )
+
+
+def _first_fault(detections: Sequence[Mapping[str, Any]], ground_truth: CocoGroundTruth) -> str:
+    """Say what is wrong with the first bad detection; the columns above only know that there is one."""
+    for position, detection in enumerate(detections):
+        if not isinstance(detection, Mapping):
+            return f"detection {position} is a {type(detection).__name__}, not an object: give COCO results"
+        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in detection]
+        if missing:
+            return f"detection {position} has no '{missing[0]}': give COCO results"
+        image_id, category_id = detection["image_id"], detection["category_id"]
+        name = f"detection {position} (image {image_id!r})"
+        if not is_in(image_id, ground_truth.known_image_ids):
+            return f"{name}: image id {image_id!r} is not in {ground_truth.source}: evaluate on its own data"
+        if not is_in(category_id, ground_truth.category_index):
+            return (
+                f"{name}: category id {category_id!r} is not in {ground_truth.source}: "
+                "evaluate on the data set whose categories the detections use"
+            )
+        if not is_box_xywh(detection["bbox"]):
+            return (
+                f"{name}: bbox {detection['bbox']!r}: give four finite numbers x, y, width and height "
+                "(not negative)"
+            )
+        if not is_finite_number(detection["score"]):
+            return f"{name}: score {detection['score']!r}: give a finite number"
+    raise AssertionError("every detection is in order")

@@ -1,0 +1,48 @@
+"""The learned proposals: boxes and features, and the ways to lay out the boxes before training."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparse_rcnn.boxes import cxcywh_to_xyxy, whwh
+
+
+class BoxInit(Protocol):
+    """Where the proposal boxes stand before training: ``num_proposals`` to (P, 4) cxcywh in [0, 1]."""
+
+    def __call__(self, num_proposals: int) -> Tensor: ...
+
+
+class ImageInit:
+    """Every box is the whole image (the paper's default, table 5)."""
+
+    def __call__(self, num_proposals: int) -> Tensor:
+        return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(num_proposals, 1)
+
+
+class LearnedProposals(nn.Module):
+    """A fixed set of boxes and features, learned as ordinary parameters (paper section 3.2, spec 3 and 4).
+
+    Args:
+        num_proposals: P.
+        hidden_dim: C.
+        init: the layout of the boxes at the start.
+    """
+
+    def __init__(self, num_proposals: int, hidden_dim: int, init: BoxInit) -> None:
+        super().__init__()
+        if num_proposals < 1:
+            raise ValueError(f"num_proposals must be at least 1, got {num_proposals}")
+        self.num_proposals, self.hidden_dim = num_proposals, hidden_dim
+        self.boxes_cxcywh_norm = nn.Parameter(init(num_proposals))
+        self.features = nn.Parameter(torch.randn(num_proposals, hidden_dim))
+
+    def forward(self, image_sizes_hw: Tensor) -> tuple[Tensor, Tensor]:
+        """Image sizes (N, 2) to boxes (N, P, 4), absolute xyxy of each unpadded image, and features (N, P, C)."""
+        scale = whwh(image_sizes_hw)
+        boxes_xyxy_abs = cxcywh_to_xyxy(self.boxes_cxcywh_norm[None] * scale[:, None])
+        features = self.features[None].expand(len(scale), -1, -1)
+        return boxes_xyxy_abs, features

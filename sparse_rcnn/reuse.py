@@ -1,0 +1,29 @@
+"""How the object features of the previous stage enter the next one."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over the object features of one image, residual, LayerNorm (spec 6).
+
+    No positional encoding: the features are a set. Paper section 3.2, table 4.
+    """
+
+    def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        if hidden_dim % num_heads:
+            raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of num_heads {num_heads}")
+        self.hidden_dim, self.num_heads = hidden_dim, num_heads
+        self.attention = nn.MultiheadAttention(hidden_dim, num_heads, dropout=dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden_dim)
+
+    def forward(self, object_features: Tensor) -> Tensor:
+        """(N, P, C) to (N, P, C)."""
+        x = object_features
+        # Asking for the weights takes the plain softmax(QK)V path. On a CPU it costs nothing at 500 proposals and
+        # rounds as the released model does; PyTorch's fused CPU kernel sums in another order.
+        attended, _ = self.attention(x, x, x, need_weights=x.device.type == "cpu")
+        return self.norm(x + self.dropout(attended))

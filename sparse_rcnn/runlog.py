@@ -1,0 +1,58 @@
+"""Where a run's numbers go: a small interface, and the JSON-lines file every run writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from sparse_rcnn.errors import UserError
+
+
+class Writer(Protocol):
+    """Receives events of a run, on rank 0. Dashboards and progress bars are writers too."""
+
+    def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        """Record metrics (``split/group/name`` to number) of an event (``train``, ``eval``) after a step."""
+
+    def close(self) -> None:
+        """Nothing follows."""
+
+
+class JsonlWriter:
+    """One event a line: ``{"event", "step", "epoch", "time", "metrics"}``.
+
+    A killed run may leave a torn last line: opening again ends that line, so that it never swallows the next
+    event. A resumed run repeats the events after its checkpoint; readers take the last of each (event, step).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            torn = path.exists() and path.stat().st_size > 0 and path.read_bytes()[-1:] != b"\n"
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+            if torn:
+                self._file.write("\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+    def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        # NaN and infinity are no JSON: null says that there was a value, and that it was no number.
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        row = {"event": event, "step": step, "epoch": round(epoch, 6), "time": round(time.time(), 3), "metrics": finite}
+        try:
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()

@@ -1,0 +1,112 @@
+"""Weights files: safetensors with the architecture, the classes and the evaluation size in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sparse_rcnn.architecture import TRUSTED_MODULES, build
+from sparse_rcnn.atomic import write_bytes_atomic
+from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.state_dicts import misfits
+
+FORMAT = "sparse_rcnn"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What has to be known of weights besides the tensors.
+
+    Args:
+        architecture: the resolved ``model`` node, see ``sparse_rcnn.architecture``.
+        categories: dictionaries with ``id`` (of the data set) and ``name``, in the order of the labels.
+        short_side, max_long_side: pixels images are resized to before detection.
+    """
+
+    architecture: dict[str, Any]
+    categories: list[dict[str, Any]]
+    short_side: int
+    max_long_side: int
+
+    @property
+    def class_names(self) -> list[str]:
+        return [c["name"] for c in self.categories]
+
+    @property
+    def category_ids(self) -> list[int]:
+        return [c["id"] for c in self.categories]
+
+
+def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> None:
+    """Write the weights of a detector with its card, atomically."""
+    tensors = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "card": json.dumps(asdict(card))}
+    write_bytes_atomic(Path(path), save(tensors, metadata))
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
+    """Tensors and card of a weights file.
+
+    Raises:
+        CheckpointError: absent, corrupt, or not written by ``save_detector``.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"weights file {path} does not exist")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path} is a safetensors file but not one of this project; convert released checkpoints "
+                    "with: python -m experiments.convert"
+                )
+            if int(metadata["format_version"]) > FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{path} has format version {metadata['format_version']}, this version reads {FORMAT_VERSION}; "
+                    "update sparse-rcnn-suite"
+                )
+            card = ModelCard(**json.loads(metadata["card"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        hint = ""
+        if path.suffix in (".pth", ".pt", ".pkl"):
+            hint = "; convert a released checkpoint first: python -m experiments.convert IN.pth OUT.safetensors"
+        raise CheckpointError(f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}") from error
+    return tensors, card
+
+
+def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> SparseRCNN:
+    """Build the detector a weights file describes and load it, in eval mode, on the CPU."""
+    tensors, card = read_weights(path)
+    model = build(card.architecture, trusted_modules)
+    load_tensors(model, tensors, str(path))
+    model.card = card
+    return model.eval()
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Load tensors into a model after checking every name and shape.
+
+    Raises:
+        CheckpointError: names the first tensors that are missing, surplus or of another shape.
+    """
+    problems = misfits(model.state_dict(), tensors)
+    if problems:
+        raise CheckpointError(f"{source} does not fit the model: {problems}")
+    model.load_state_dict(tensors)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+

@@ -1,0 +1,147 @@
+"""A run's identity changes with what changes its result, and with nothing else."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.identity import explain_difference, file_fingerprint, identity_config, run_identity
+from sparse_rcnn.errors import UserError
+
+CONFIG: dict[str, Any] = {
+    "seed": 0,
+    "experiment": "baseline",
+    "runs_root": "runs",
+    "model": {"_target_": "x.Model", "num_stages": 6, "dropout": 0.0, "strides": [4, 8]},
+    "data": {
+        "root": "/a",
+        "num_workers": 2,
+        "num_classes": 3,
+        "train": {"annotations": "a.json", "images": "i"},
+    },
+    "train": {
+        "device": "cpu",
+        "num_micro_batches": 1,
+        "batch_size": 16,
+        "checkpoint_every": 5,
+        "log_every": 1,
+    },
+    "eval": {"every_epochs": 1, "backend": "hotcoco", "batch_size": 4},
+    "log": {"progress": True, "writers": {}},
+}
+EXTRA = {"train": "abc"}
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    config = copy.deepcopy(CONFIG)
+    node = config
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[parent]
+    node[last] = value
+    return config
+
+
+def test_an_identity_is_twelve_hex_digits_and_does_not_change_between_versions() -> None:
+    assert re.fullmatch("[0-9a-f]{12}", run_identity(CONFIG, EXTRA))
+    # sha256 of {"config":{"a":1},"extra":{"f":"x"}}, computed with sha256sum
+    assert run_identity({"a": 1.0, "seed": 3}, {"f": "x"}) == "049256200ee1"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 1),
+        ("experiment", "other"),
+        ("runs_root", "/elsewhere"),
+        ("data.root", "/b"),
+        ("data.num_workers", 8),
+        ("data.train.annotations", "b.json"),
+        ("data.train.images", "j"),
+        ("train.device", "cuda"),
+        ("train.num_micro_batches", 4),
+        ("train.checkpoint_every", 50),
+        ("eval.backend", "pycocotools"),
+        ("log", {"progress": False, "writers": {"wandb": {"project": "p"}}}),
+    ],
+)
+def test_what_does_not_change_the_result_does_not_change_the_identity(key: str, value: Any) -> None:
+    assert run_identity(changed(key, value), EXTRA) == run_identity(CONFIG, EXTRA)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.num_stages", 3),
+        ("model.dropout", None),
+        ("model.dropout", False),
+        ("model.strides", [8, 4]),
+        ("model._target_", "x.Other"),
+        ("model.log", 1),
+        ("data.train.max_images", 8),
+        ("train.batch_size", "16"),
+    ],
+)
+def test_what_changes_the_result_changes_the_identity(key: str, value: Any) -> None:
+    assert run_identity(changed(key, value), EXTRA) != run_identity(CONFIG, EXTRA)
+
+
+def test_the_data_and_weights_are_part_of_the_identity() -> None:
+    assert run_identity(CONFIG, {"train": "abd"}) != run_identity(CONFIG, EXTRA)
+    assert run_identity(CONFIG, {**EXTRA, "weights": "f"}) != run_identity(CONFIG, EXTRA)
+
+
+def test_order_of_keys_and_spelling_of_numbers_do_not_matter() -> None:
+    reordered = dict(reversed(CONFIG.items()))
+    reordered["model"] = {"strides": (4.0, 8), "dropout": 0, "num_stages": 6.0, "_target_": "x.Model"}
+    assert run_identity(reordered, EXTRA) == run_identity(CONFIG, EXTRA)
+
+
+def test_patterns_take_what_lies_below_and_a_star_is_one_part() -> None:
+    config = {"log": {"a": {"b": 1}}, "data": {"x": {"images": 1}, "images": 2, "x2": {"y": {"images": 3}}}}
+    assert identity_config(config, ("log", "data.*.images")) == {
+        "data": {"images": 2, "x2": {"y": {"images": 3}}}
+    }
+    assert identity_config({"log": {"a": 1}, "empty": {}}, ("log.*",)) == {"empty": {}}
+
+
+def test_differences_are_listed_by_dotted_key() -> None:
+    a = {"model": {"num_stages": 3, "strides": [4, 8], "name": "x"}, "old": {"k": None}, "same": 1}
+    b = {"model": {"num_stages": 6, "strides": [4, 16, 32], "name": "x"}, "new": {}, "same": 1.0}
+    assert explain_difference(a, b) == [
+        "model.num_stages: 3 -> 6",
+        "model.strides[1]: 8 -> 16",
+        "model.strides[2]: (absent) -> 32",
+        "new: (absent) -> {}",
+        "old.k: null -> (absent)",
+    ]
+    assert explain_difference(CONFIG, copy.deepcopy(CONFIG)) == []
+
+
+def test_file_fingerprint_follows_the_content_and_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert file_fingerprint(path) == known
+
+    def no_reading(*args: Any) -> None:
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", no_reading)
+        assert file_fingerprint(path) == known
+    path.write_bytes(b"abd")  # same size
+    os.utime(path, ns=(1, 1))
+    assert file_fingerprint(path) != known
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json: cannot be read: No such file"):
+        file_fingerprint(tmp_path / "absent.json")

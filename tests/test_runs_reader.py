@@ -1,0 +1,152 @@
+"""The reader of run directories: what it tolerates, what it refuses, and what it does not import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.runs import (
+    SCHEMA_VERSION,
+    NewerSchemaError,
+    RunError,
+    find_foreign_folders,
+    find_runs,
+    read_run,
+)
+from tests.helpers import ROOT
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def make_run(
+    root: Path, experiment: str = "base", run_id: str = "0123456789ab-seed0", version: int = 1
+) -> Path:
+    path = root / experiment / run_id
+    write(path / "meta.json", {"schema_version": version, "run_id": run_id})
+    write(path / "config.json", {"seed": 0})
+    return path
+
+
+def line(event: str, step: int, **metrics: float) -> str:
+    return json.dumps({"event": event, "step": step, "epoch": 0, "time": 0.0, "metrics": metrics}) + "\n"
+
+
+def test_a_run_without_results_yet(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path))
+    assert (run.run_id, run.config, run.status) == ("0123456789ab-seed0", {"seed": 0}, {"state": "created"})
+    assert (run.results, run.is_finished, run.evaluations, run.events()) == (None, False, [], [])
+
+
+def test_a_run_is_finished_with_results_and_state(tmp_path: Path) -> None:
+    path = make_run(tmp_path)
+    write(path / "results.json", {"val/bbox/AP": 0.5})
+    write(path / "status.json", {"state": "running"})
+    assert not read_run(path).is_finished
+    write(path / "status.json", {"state": "finished"})
+    run = read_run(path)
+    assert run.is_finished
+    assert run.results == {"val/bbox/AP": 0.5}
+
+
+def test_evaluations_are_sorted_by_step_and_other_files_ignored(tmp_path: Path) -> None:
+    path = make_run(tmp_path)
+    for step in (100, 20, 123456789):
+        write(path / "eval" / f"step_{step:08d}.json", {"metrics": {"AP": step}})
+    (path / "eval" / ".step_00000200.json.17.tmp").write_text('{"met')
+    (path / "eval" / "notes.txt").write_text("")
+    evaluations = read_run(path).evaluations
+    assert [item["step"] for item in evaluations] == [20, 100, 123456789]
+    assert evaluations[1]["metrics"] == {"AP": 100}
+
+
+def test_of_a_repeated_event_the_last_wins_and_steps_are_sorted(tmp_path: Path) -> None:
+    path = make_run(tmp_path)
+    log = line("train", 1, loss=3.0) + line("train", 2, loss=2.0) + line("eval", 2, AP=0.1)
+    log += line("train", 2, loss=1.5) + line("train", 10, loss=1.0) + line("train", 1, loss=2.5)
+    (path / "metrics.jsonl").write_text(log)
+    run = read_run(path)
+    assert [(e["step"], e["metrics"]["loss"]) for e in run.events("train")] == [(1, 2.5), (2, 1.5), (10, 1.0)]
+    assert [(e["event"], e["step"]) for e in run.events()][-1] == ("train", 10)
+    assert len(run.events()) == 4
+    assert (run.num_unreadable_lines, run.has_torn_line) == (0, False)
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 6))
+def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
+    path = make_run(tmp_path)
+    (path / "metrics.jsonl").write_bytes((line("train", 1, loss=1.0) + line("train", 2)[:cut]).encode())
+    run = read_run(path)
+    assert [item["step"] for item in run.events()] == [1]
+    assert (run.num_unreadable_lines, run.has_torn_line) == (0, True)
+
+
+def test_unreadable_lines_in_the_middle_are_counted(tmp_path: Path) -> None:
+    path = make_run(tmp_path)
+    bad = [
+        b'{"event": "tra\n',
+        b"\x00\x00\xff\xfe\n",
+        b"[1, 2]\n",
+        b'{"event": "x"}\n',
+        b'{"event": "x", "step": "1"}\n',
+    ]
+    (path / "metrics.jsonl").write_bytes(
+        line("train", 1).encode() + b"".join(bad) + b"\n" + line("train", 2).encode()
+    )
+    run = read_run(path)
+    assert [item["step"] for item in run.events()] == [1, 2]
+    assert (run.num_unreadable_lines, run.has_torn_line) == (len(bad), False)
+
+
+def test_a_complete_last_line_without_its_newline_counts(tmp_path: Path) -> None:
+    path = make_run(tmp_path)
+    (path / "metrics.jsonl").write_text(line("train", 1) + line("train", 2).rstrip("\n"))
+    assert len(read_run(path).events()) == 2
+
+
+def test_a_newer_schema_is_refused_by_version(tmp_path: Path) -> None:
+    path = make_run(tmp_path, version=SCHEMA_VERSION + 1)
+    with pytest.raises(NewerSchemaError, match=f"schema version {SCHEMA_VERSION + 1}.*update it"):
+        read_run(path)
+    with pytest.raises(NewerSchemaError):
+        find_runs(tmp_path)
+
+
+def test_what_is_no_run_is_refused_and_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is not a run directory"):
+        read_run(tmp_path)
+    write(tmp_path / "a" / "meta.json", {"something": "else"})
+    with pytest.raises(RunError, match=r"meta\.json does not describe a run"):
+        read_run(tmp_path / "a")
+    path = make_run(tmp_path)
+    (path / "config.json").write_text('{"seed": ')
+    with pytest.raises(RunError, match=r"config\.json is not valid JSON"):
+        _ = read_run(path).config
+
+
+def test_runs_are_found_and_foreign_folders_listed_apart(tmp_path: Path) -> None:
+    first = make_run(tmp_path, "a", "0123456789ab-seed1")
+    second = make_run(tmp_path, "b")
+    half_created = tmp_path / "b" / "half-created"
+    write(half_created / "config.json", {})
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "a" / ".hidden").mkdir()
+    assert [run.path for run in find_runs(tmp_path)] == [first, second]
+    assert find_foreign_folders(tmp_path) == [half_created]
+    assert [run.path for run in find_runs(first)] == [first]
+    with pytest.raises(RunError, match="absent is not a folder"):
+        find_runs(tmp_path / "absent")
+
+
+def test_the_reader_imports_neither_torch_nor_the_suite() -> None:
+    code = "import sys, analysis.runs; print({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:]))"
+    names = ["torch", "hydra", "omegaconf", "experiments", "sparse_rcnn"]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"
