@@ -1,4 +1,4 @@
-"""JSON and text files that are whole or absent, and errors of the disk as one line that names the file."""
+"""The JSON files of a run: whole or absent, without NaN; what cannot be read or written is named."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
 
 
@@ -22,25 +22,7 @@ def write_json_atomic(path: str | Path, value: Any) -> None:
         UserError: the file cannot be written (full or read-only disk, no permission); nothing is left behind.
     """
     text = json.dumps(_jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_text_atomic(Path(path), text)
-
-
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write text with the guarantees of `write_json_atomic`."""
-    # In the same folder, since only within one file system a replacement is atomic.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {reason(error)}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    write_bytes_atomic(Path(path), text.encode())
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def lock_run(path: Path) -> Iterator[None]:
         raise UserError(message) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be locked: {reason(error)}") from error
+    except NotImplementedError as error:  # older filelocks, where the file system has no flock
+        raise UserError(f"{path}: cannot be locked: {error}") from error
     try:
         # Who holds it stands in a file of its own: older filelocks empty the lock file when they try it.
         write_json_atomic(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now()})

@@ -14,9 +14,10 @@ from filelock import FileLock
 
 from experiments.config import to_json
 from experiments.identity import explain_difference, identity_config
-from experiments.json_files import read_object, reason, write_json_atomic, write_text_atomic
+from experiments.json_files import read_object, reason, write_json_atomic
 from experiments.provenance import now, provenance
 from experiments.run_lock import HOLDER, LOCK, lock_run
+from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -195,8 +196,9 @@ def _create(
         "resumes": [],
     }
     try:
-        write_text_atomic(path / "overrides.txt", "".join(f"{override}\n" for override in overrides))
-        write_text_atomic(path / "config.json", to_json(config))
+        lines = "".join(f"{override}\n" for override in overrides)
+        write_bytes_atomic(path / "overrides.txt", lines.encode())
+        write_bytes_atomic(path / "config.json", to_json(config).encode())
         write_json_atomic(path / "meta.json", meta)  # last: from here on it is a run directory
     except UserError:
         for name in _BEGINNINGS:

@@ -168,6 +168,8 @@ def _mismatch(value: Any, annotation: Any, path: str, recursive: bool) -> str | 
     """The message for a value that the annotation does not admit, or None; an unknown one admits all."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     wrong = f"{path}: expected {_name(annotation)}, got {_describe(value)}"
+    if _is_number_text(value) and float in (annotation, *arguments):
+        wrong += " (write the number without quotes)"
 
     if origin in (typing.Union, types.UnionType):
         problems = [_mismatch(value, option, path, recursive) for option in arguments]
@@ -187,9 +189,7 @@ def _mismatch(value: Any, annotation: Any, path: str, recursive: bool) -> str | 
     if annotation is int:
         return None if isinstance(value, int) and not isinstance(value, bool) else wrong
     if annotation is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return None
-        return wrong + (" (write the number without quotes)" if _is_number_text(value) else "")
+        return None if isinstance(value, (int, float)) and not isinstance(value, bool) else wrong
     if annotation is str:
         return None if isinstance(value, str) else wrong
     if (origin or annotation) in _LIST_LIKE:

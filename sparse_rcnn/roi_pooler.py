@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 
@@ -20,16 +21,10 @@ def assign_levels(boxes_xyxy_abs: Tensor, min_level: int, max_level: int) -> Ten
     return torch.where(area < 0, -1, level).to(torch.int64)
 
 
-class MultiLevelRoIAlign(nn.Module):
-    """RoIAlign on the pyramid level that fits the size of each box (spec 5). Boxes get no gradient.
+MIN_LEVEL = 2
 
-    Args:
-        output_size: side of the pooled map (7).
-        sampling_ratio: samples per bin and axis (2).
-    """
 
-    min_level = 2
-
+class _RoIPooler(nn.Module):
     def __init__(self, output_size: int, sampling_ratio: int) -> None:
         super().__init__()
         if output_size < 1 or sampling_ratio < 1:
@@ -38,20 +33,95 @@ class MultiLevelRoIAlign(nn.Module):
             )
         self.output_size, self.sampling_ratio = output_size, sampling_ratio
 
+
+class MultiLevelRoIAlign(_RoIPooler):
+    """torchvision's RoIAlign on the pyramid level that fits the size of each box (spec 5). Boxes get no gradient.
+
+    Args:
+        output_size: side S of the pooled map (7).
+        sampling_ratio: samples per bin and axis (2).
+    """
+
     def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
         """Maps p2.. (N, C, h, w) at strides 4, 8, ... and boxes (N, P, 4) to (N * P, C, S, S)."""
         boxes = boxes_xyxy_abs.detach()
         num_images, num_proposals = boxes.shape[:2]
-        levels = assign_levels(boxes, self.min_level, self.min_level + len(maps) - 1).flatten()
+        levels = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(maps) - 1).flatten()
         image_index = torch.arange(num_images, device=boxes.device).repeat_interleave(num_proposals)
         rois = torch.cat((image_index[:, None].to(boxes.dtype), boxes.flatten(0, 1)), dim=1)
         size = self.output_size
         pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
-        for i, feature_map in enumerate(maps):
-            index = (levels == self.min_level + i).nonzero()[:, 0]
-            stride = 2 ** (self.min_level + i)
+        for level, feature_map in enumerate(maps, MIN_LEVEL):
+            index = (levels == level).nonzero()[:, 0]
             part = roi_align(
-                feature_map, rois[index].to(feature_map.dtype), size, 1 / stride, self.sampling_ratio, aligned=True
+                feature_map,
+                rois[index].to(feature_map.dtype),
+                size,
+                1 / 2**level,
+                self.sampling_ratio,
+                aligned=True,
             )
             pooled = pooled.index_copy(0, index, part.to(pooled.dtype))
         return pooled
+
+
+class GatherRoIAlign(_RoIPooler):
+    """The same numbers as ``MultiLevelRoIAlign`` up to rounding, as one weighted gather over all levels.
+
+    Every bin is a weighted sum of 4 * sampling_ratio**2 pixels, so all bins of all boxes on all levels are one
+    ``embedding_bag`` over the pixels of the pyramid: no kernel per level, no wait for the device to count the
+    boxes of a level, and on a CPU several times faster (``experiments.benchmark roi``), whose RoIAlign has a
+    backward pass on one thread. It copies the pyramid once per stage: made for small maps.
+    """
+
+    def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
+        """Maps p2.. (N, C, h, w) at strides 4, 8, ... and boxes (N, P, 4) to (N * P, C, S, S)."""
+        boxes = boxes_xyxy_abs.detach().flatten(0, 1)
+        num_images, num_proposals = boxes_xyxy_abs.shape[:2]
+        device = boxes.device
+        pixels = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
+        sizes = [tuple(m.shape[2:]) for m in maps]
+        starts = [0]
+        for height, width in sizes[:-1]:
+            starts.append(starts[-1] + num_images * height * width)
+        level = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(maps) - 1)
+        exists = level >= 0
+        index = (level - MIN_LEVEL).clamp(min=0)
+        height, width = torch.tensor(sizes, device=device)[index].unbind(1)
+        image = torch.arange(num_images, device=device).repeat_interleave(num_proposals)
+        first = torch.tensor(starts, device=device)[index] + image * height * width
+
+        scaled = boxes * torch.exp2(-level.clamp(min=MIN_LEVEL).to(boxes.dtype))[:, None] - 0.5
+        rows, row_weights = self._samples(scaled[:, 1], scaled[:, 3], height)
+        columns, column_weights = self._samples(scaled[:, 0], scaled[:, 2], width)
+        size, taps = self.output_size, 2 * self.sampling_ratio
+        shape = (len(boxes) * size * size, taps * taps)
+        # (R, S, 1, taps, 1) rows against (R, 1, S, 1, taps) columns: every bin with every pixel it draws on.
+        rows, row_weights = rows[:, :, None, :, None], row_weights[:, :, None, :, None]
+        columns, column_weights = columns[:, None, :, None, :], column_weights[:, None, :, None, :]
+        where = first.view(-1, 1, 1, 1, 1) + rows * width.view(-1, 1, 1, 1, 1) + columns
+        weights = row_weights * column_weights / self.sampling_ratio**2 * exists.view(-1, 1, 1, 1, 1)
+        pooled = F.embedding_bag(
+            where.reshape(shape), pixels, mode="sum", per_sample_weights=weights.reshape(shape).to(pixels.dtype)
+        )
+        return pooled.view(len(boxes), size * size, -1).transpose(1, 2).unflatten(2, (size, size))
+
+    def _samples(self, low: Tensor, high: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels and weights along one axis: (R,) edges and lengths to twice (R, S, 2 * sampling_ratio)."""
+        bin_size = (high - low) / self.output_size
+        ratio = self.sampling_ratio
+        bins = torch.arange(self.output_size, device=low.device)
+        within = (torch.arange(ratio, device=low.device) + 0.5) / ratio
+        start = low[:, None] + bins * bin_size[:, None]
+        position = start[:, :, None] + within * bin_size[:, None, None]  # (R, S, ratio)
+        last = (length - 1)[:, None, None]
+        # As RoIAlign: a sample more than a pixel outside counts nothing, one at the rim is the rim's pixel.
+        inside = (position >= -1) & (position <= length[:, None, None])
+        position = position.clamp(min=0).nan_to_num(0.0).clamp(max=1e9)
+        floor = position.floor().to(torch.int64)
+        at_rim = floor >= last
+        floor = torch.where(at_rim, last, floor)
+        fraction = torch.where(at_rim, 0.0, position - floor)
+        pixels = torch.stack((floor, torch.where(at_rim, last, floor + 1)), dim=-1)
+        weights = torch.stack((1 - fraction, fraction), dim=-1) * inside[..., None]
+        return pixels.flatten(2), weights.flatten(2)

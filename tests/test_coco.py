@@ -262,8 +262,16 @@ def test_samples_of_the_small_set(tmp_path):
         data[-1]
 
 
+def test_boxes_keep_the_order_of_the_file(tmp_path):
+    content = small_set()
+    content["annotations"] = [box_record(i + 1, 5 if i % 3 else 9, 7, [i / 4, 0, 5, 5]) for i in range(120)]
+    data = dataset(tmp_path, content)
+    assert data[0].boxes_xyxy_abs[:, 0].tolist() == [i / 4 for i in range(120) if i % 3]
+    assert data[1].boxes_xyxy_abs[:, 0].tolist() == [i / 4 for i in range(120) if not i % 3]
+
+
 def test_changing_a_sample_leaves_the_data_set_alone(tmp_path):
-    data = dataset(tmp_path, small_set())
+    data = dataset(tmp_path, small_set(), transforms=lambda *sample: sample)
     data[0].boxes_xyxy_abs.zero_()
     data[0].labels.fill_(9)
     assert data[0].boxes_xyxy_abs.tolist() == [[0.5, 1.5, 10.5, 11.5]]

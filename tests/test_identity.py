@@ -15,7 +15,7 @@ from sparse_rcnn.errors import UserError
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
-    "experiment": "baseline",
+    "experiment_name": "baseline",
     "runs_root": "runs",
     "model": {"_target_": "x.Model", "num_stages": 6, "dropout": 0.0, "strides": [4, 8]},
     "data": {
@@ -57,7 +57,7 @@ def test_an_identity_is_twelve_hex_digits_and_does_not_change_between_versions()
     ("key", "value"),
     [
         ("seed", 1),
-        ("experiment", "other"),
+        ("experiment_name", "other"),
         ("runs_root", "/elsewhere"),
         ("data.root", "/b"),
         ("data.num_workers", 8),

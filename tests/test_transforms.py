@@ -81,10 +81,10 @@ def test_resize_scales_boxes_by_the_exact_ratio_of_each_axis():
 
 def test_resize_averages_when_it_shrinks():
     stripes = torch.zeros(3, 40, 40, dtype=torch.uint8)
-    stripes[:, :, ::2] = 200
+    stripes[:, :, ::4] = 200
     small = ResizeShortestEdge([10], None)(tv_tensors.Image(stripes))
     inner = small[:, :, 1:-1].float()
-    assert (inner - 100).abs().max() <= 1  # without antialiasing: 200 or 0
+    assert (inner - 50).abs().max() <= 2  # without antialiasing the stripes fall between the samples: 0
 
 
 def test_every_short_side_is_drawn():

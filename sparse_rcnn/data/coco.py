@@ -338,7 +338,7 @@ class CocoDetection(Dataset[Sample]):
         return len(self.image_ids)
 
     def ground_truth(self, index: int) -> tuple[Tensor, Tensor]:
-        """Boxes (M, 4) xyxy in pixels of the original image and labels (M,) of an image, without crowd boxes."""
+        """Boxes (M, 4) xyxy in pixels of the original image and labels (M,), without crowd boxes."""
         own = slice(self._starts[index], self._starts[index + 1])
         return torch.from_numpy(self._boxes_xyxy_abs[own].copy()), torch.from_numpy(self._labels[own].copy())
 
