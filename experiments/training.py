@@ -35,6 +35,7 @@ from experiments.rundir import RunDirectory
 from experiments.summary import print_summary
 from experiments.writers import ProgressWriter, StatusWriter
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
+from sparse_rcnn.cpu import keep_freed_memory
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detect import detect
 from sparse_rcnn.distributed import World, init_world
@@ -53,6 +54,8 @@ def run(cfg: DictConfig) -> Path:
     config = validate(cfg, INJECTED)
     dry_build(config)
     world = init_world(config["train"]["device"])
+    if world.device.type == "cpu":
+        keep_freed_memory()
     try:
         if world.is_main:
             ensure_data(config)

@@ -31,11 +31,13 @@ class DynamicInteraction(nn.Module):
     def filter_roi(self, object_features: Tensor, roi_features: Tensor) -> Tensor:
         """The filtered RoI feature, (N, P, C) and (N * P, C, S, S) to (N * P, S * S, C), before flattening."""
         roi = roi_features.flatten(2).transpose(1, 2)
-        generated = self.dynamic_layer(object_features.flatten(0, 1))
-        w1, w2 = generated.split(self.hidden_dim * self.dim_dynamic, dim=1)
-        x = torch.bmm(roi, w1.view(-1, self.hidden_dim, self.dim_dynamic))
+        features = object_features.flatten(0, 1)
+        # One Linear in two halves: splitting its weight, and not the N * P times larger output, keeps the
+        # backward pass from copying the gradient of that output together.
+        first, second = zip(self.dynamic_layer.weight.chunk(2), self.dynamic_layer.bias.chunk(2), strict=True)
+        x = torch.bmm(roi, F.linear(features, *first).view(-1, self.hidden_dim, self.dim_dynamic))
         x = F.relu(self.norm1(x))
-        x = torch.bmm(x, w2.view(-1, self.dim_dynamic, self.hidden_dim))
+        x = torch.bmm(x, F.linear(features, *second).view(-1, self.dim_dynamic, self.hidden_dim))
         return F.relu(self.norm2(x))
 
     def forward(self, object_features: Tensor, roi_features: Tensor) -> Tensor:
