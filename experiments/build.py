@@ -11,7 +11,6 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from experiments.config import instantiate_options
@@ -20,8 +19,9 @@ from sparse_rcnn.data.batching import AspectRatioBatchSampler, EvalBatchSampler,
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.distributed import World
+from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.interrupt import ignore_interrupts
+from sparse_rcnn.interrupt import ignore_stop_signals
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
@@ -65,8 +65,22 @@ def dry_build(config: Config) -> None:
     build(trial, "input.eval")
     if trial["data"]["generator"] is not None:
         build(trial, "data.generator")
+    detector = trial["weights"]["detector"]
+    if detector is not None and not Path(detector).is_file():
+        raise ConfigError(f"weights.detector: there is no file {detector}")
     if trial["weights"]["backbone"] is not None:
         locate_backbone_weights(model.backbone.bottom_up, trial["weights"]["backbone"])
+
+
+def check_batch_size(config: Config, world_size: int) -> None:
+    """Refuse a global batch that the processes and their micro-batches cannot share evenly."""
+    train = config["train"]
+    parts = world_size * train["num_micro_batches"]
+    if train["batch_size"] % parts:
+        raise ConfigError(
+            f"train.batch_size: {train['batch_size']} is not a multiple of {parts}, the number of processes "
+            f"({world_size}) times train.num_micro_batches ({train['num_micro_batches']})"
+        )
 
 
 def set_num_classes(config: Config, num_classes: int) -> None:
@@ -130,7 +144,7 @@ def _loader(config: Config, dataset: CocoDetection, sampler: Any, world: World) 
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=world.device.type == "cuda",
-        worker_init_fn=ignore_interrupts,
+        worker_init_fn=ignore_stop_signals,
         prefetch_factor=4 if num_workers else None,
         # Without a generator of its own a loader draws from PyTorch's global one, and an evaluation or a resume
         # would change the dropout that follows. Samples are seeded by the data set itself.
@@ -178,11 +192,9 @@ def build_schedule(config: Config) -> WarmupMultiStep:
     return schedule
 
 
-def build_ema(config: Config, model: nn.Module) -> AveragedModel | None:
+def build_ema(config: Config, model: nn.Module) -> MovingAverage | None:
     decay = config["train"]["ema_decay"]
-    if decay is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return None if decay is None else MovingAverage(model, decay)
 
 
 def build_writers(config: Config, run_path: Path, run_id: str) -> list[Writer]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,68 +13,94 @@ import torch
 from torch import nn
 
 from experiments.rundir import RunDirectory
+from sparse_rcnn.atomic import replacing, write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.detect import DetectionTable
-from sparse_rcnn.evaluation import CocoEvaluator, CocoMetrics
+from sparse_rcnn.evaluation import COCO_MAX_DETS, CocoEvaluator, CocoMetrics
 from sparse_rcnn.structures import Detections
 from sparse_rcnn.visualize import draw_detections, grid
 
 MAX_DETS_300 = (1, 10, 300)
+_AT_300 = {"AR100": "AR300"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """COCO metrics of every stage on the validation images; the last stage's are the detector's."""
+    """COCO metrics of a detector on a data set.
 
-    stages: list[CocoMetrics]
+    ``last`` and ``max_dets_300`` are the detector's, which are its last stage's; ``stages`` those of every
+    stage, or none where only the detector was evaluated. ``tables`` holds the detections evaluated, the
+    detector's last.
+    """
+
+    last: CocoMetrics
     max_dets_300: CocoMetrics
+    stages: list[CocoMetrics]
     backend: str
     tables: list[DetectionTable]
 
-    @property
-    def last(self) -> CocoMetrics:
-        return self.stages[-1]
-
-    def flat(self) -> dict[str, float]:
-        """All numbers under keys such as ``val/bbox/AP``, ``val/bbox_maxdets300/AP`` and ``val/stage_0/AP``."""
-        flat = {**self.last.flat("val/bbox"), **self.max_dets_300.flat("val/bbox_maxdets300")}
+    def flat(self, split: str = "val") -> dict[str, float]:
+        """All numbers under keys: ``val/bbox/AP``, ``val/bbox_maxdets300/AP``, ``val/stage_0/AP`` ..."""
+        flat = {**self.last.flat(f"{split}/bbox"), **self.max_dets_300.flat(f"{split}/bbox_maxdets300")}
         for s, metrics in enumerate(self.stages):
-            flat.update(metrics.flat(f"val/stage_{s}"))
+            flat.update(metrics.flat(f"{split}/stage_{s}"))
         return flat
 
-    def to_json(self, step: int, epoch: float) -> dict[str, Any]:
-        """The content of ``eval/step_*.json``, see docs/run_directory.md."""
+    def to_json(self, split: str = "val", **about: Any) -> dict[str, Any]:
+        """The content of ``eval/step_*.json``, see docs/run_directory.md; ``about`` comes first."""
         return {
-            "step": step,
-            "epoch": round(epoch, 6),
-            "split": "val",
+            **about,
+            "split": split,
             "backend": self.backend,
-            "metrics": self.flat(),
+            "metrics": self.flat(split),
             "per_class": {
-                name: {"AP": ap, "AP50": self.last.per_class_50[name]} for name, ap in self.last.per_class.items()
+                name: {"AP": ap, "AP50": self.last.per_class_50[name]}
+                for name, ap in self.last.per_class.items()
             },
         }
 
 
 def evaluate_stages(
-    tables: Sequence[DetectionTable], evaluator: CocoEvaluator, reference: bool
+    tables: Sequence[DetectionTable], evaluator: CocoEvaluator, reference: bool, all_stages: bool = True
 ) -> Evaluation:
-    """Evaluate every stage's detections.
+    """Evaluate every stage's detections, or only the detector's.
 
     Args:
-        tables: of the stages.
+        tables: of the stages, or of the last one alone.
         evaluator: of the ground truth, with the backend for evaluations during training.
         reference: take the numbers of the last stage from pycocotools, whatever the backend.
+        all_stages: whether ``tables`` are those of all stages.
     """
-    stages = [evaluator.evaluate(table.to_coco()) for table in tables]
-    last = tables[-1].to_coco()
-    backend = evaluator.backend
-    max_dets_300 = evaluator.evaluate(last, MAX_DETS_300)
-    if reference and backend != "pycocotools":
-        backend = "pycocotools"
-        stages[-1] = CocoEvaluator(evaluator.ground_truth, backend).evaluate(last)
-    return Evaluation(stages, max_dets_300, backend, list(tables))
+    *earlier, table = tables
+    if reference and evaluator.backend != "pycocotools":
+        detector_evaluator = CocoEvaluator(evaluator.ground_truth, "pycocotools")
+    else:
+        detector_evaluator = evaluator
+    last = detector_evaluator.evaluate(table)
+    # maxDets counts per image and class. Where nothing is cut off at 100, nothing changes at 300.
+    if largest_group(table) <= COCO_MAX_DETS[-1]:
+        summary = {_AT_300.get(name, name): value for name, value in last.summary.items()}
+        max_dets_300 = replace(last, summary=summary, max_dets=MAX_DETS_300)
+    else:
+        max_dets_300 = evaluator.evaluate(table, MAX_DETS_300)
+    stages = [*map(evaluator.evaluate, earlier), last] if all_stages else []
+    return Evaluation(last, max_dets_300, stages, detector_evaluator.backend, list(tables))
+
+
+def largest_group(table: DetectionTable) -> int:
+    """The largest number of detections of one class in one image."""
+    order = np.lexsort((table.category_ids, table.image_ids))
+    images, categories = table.image_ids[order], table.category_ids[order]
+    is_first = np.ones(len(order) + 1, dtype=bool)
+    is_first[1:-1] = (images[1:] != images[:-1]) | (categories[1:] != categories[:-1])
+    return int(np.diff(np.flatnonzero(is_first)).max(initial=0))
+
+
+def write_detections(path: Path, table: DetectionTable) -> None:
+    """Write COCO results, one detection a line, atomically."""
+    lines = ",\n".join(json.dumps(record, allow_nan=False) for record in table.to_coco())
+    write_bytes_atomic(path, f"[\n{lines}\n]\n".encode())
 
 
 def write_final_results(
@@ -85,11 +113,14 @@ def write_final_results(
 ) -> None:
     """Detections, their picture and the results of a finished run; ``results.json`` is written last."""
     table = evaluation.tables[-1]
-    directory.write_json("detections.json", table.to_coco())
+    write_detections(directory.path / "detections.json", table)
     settings = config["eval"]
     if settings["num_pictures"]:
-        picture = draw_first_images(dataset, table, settings["num_pictures"], settings["picture_score_threshold"])
-        picture.save(directory.path / "detections.png")
+        picture = draw_first_images(
+            dataset, table, settings["num_pictures"], settings["picture_score_threshold"]
+        )
+        with replacing(directory.path / "detections.png") as temporary:
+            picture.save(temporary, format="PNG")
     results = {
         **evaluation.flat(),
         "train/time/seconds": round(train_seconds, 3),
@@ -115,7 +146,9 @@ def draw_first_images(
             torch.from_numpy(labels),
         )
         height, width = (int(side) for side in dataset.image_sizes_hw[index])
-        image = read_image(dataset.images_path / dataset.file_names[index], dataset.image_ids[index], (height, width))
+        image = read_image(
+            dataset.images_path / dataset.file_names[index], dataset.image_ids[index], (height, width)
+        )
         truth = dataset.ground_truth(index)
         pictures.append(draw_detections(image, detections, dataset.class_names, score_threshold, truth))
     return grid(pictures, num_columns=4)

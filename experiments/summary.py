@@ -23,9 +23,9 @@ def print_summary(path: Path) -> None:
         table.add_column(name, justify="right")
     num_stages = sum(key.startswith("val/stage_") and key.endswith("/AP") for key in results)
     for s in range(num_stages - 1):
-        table.add_row(f"stage {s}", *(_percent(results[f"val/stage_{s}/{c}"]) for c in COLUMNS), "", style="dim")
+        table.add_row(f"stage {s}", *(percent(results[f"val/stage_{s}/{c}"]) for c in COLUMNS), "", style="dim")
     elapsed = time.strftime("%H:%M:%S", time.gmtime(results["train/time/seconds"]))
-    table.add_row("detector", *(_percent(results[f"val/bbox/{c}"]) for c in COLUMNS), elapsed)
+    table.add_row("detector", *(percent(results[f"val/bbox/{c}"]) for c in COLUMNS), elapsed)
     Console(soft_wrap=True).print(table)
     print(f"run directory: {path}")
     picture = path / "detections.png"
@@ -33,5 +33,6 @@ def print_summary(path: Path) -> None:
         print(f"detections:    {picture}")
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A fraction in percent; COCO's -1, for what has no ground truth, is a dash."""
     return "-" if value < 0 else f"{100 * value:.1f}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from experiments.build import (
     build_optimizer,
     build_schedule,
     build_writers,
+    check_batch_size,
     dry_build,
     eval_batches,
     set_num_classes,
@@ -38,7 +40,8 @@ from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.cpu import keep_freed_memory
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detect import detect
-from sparse_rcnn.distributed import World, init_world
+from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.distributed import PeerError, World, init_world, lost_peers
 from sparse_rcnn.engine import LoopSettings, train
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
@@ -57,20 +60,40 @@ def run(cfg: DictConfig) -> Path:
     if world.device.type == "cpu":
         keep_freed_memory()
     try:
-        if world.is_main:
-            ensure_data(config)
-        world.barrier()
-        identity = run_identity(config, content_keys(config))
-        finished = RunDirectory.find(config["runs_root"], identity, config["seed"])
-        if finished is not None and RunDirectory.load(finished).is_finished:
+        return _run(config, world)
+    except PeerError as error:
+        # A process that fails says why itself. One that is gone cannot: then rank 0 does.
+        if error.rank is None and world.is_main:
+            raise UserError(str(error)) from error
+        sys.exit(1)
+    finally:
+        world.close()
+
+
+def _run(config: dict[str, Any], world: World) -> Path:
+    with lost_peers():
+        with world.together():
+            check_batch_size(config, world.size)
+            if world.is_main:
+                ensure_data(config)
+        finished = None
+        with world.together():
+            identity = run_identity(config, content_keys(config))
+            if world.is_main:
+                finished = _find_finished(config, identity)
+        finished = world.broadcast(finished)  # by one process: a file may reach the others' file system late
+        if finished is not None:
             if world.is_main:
                 print(f"{finished} is finished; nothing to do")
                 print_summary(finished)
             return finished
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         return _train(config, identity, overrides, world)
-    finally:
-        world.close()
+
+
+def _find_finished(config: dict[str, Any], identity: str) -> Path | None:
+    found = RunDirectory.find(config["runs_root"], identity, config["seed"])
+    return found if found is not None and RunDirectory.load(found).is_finished else None
 
 
 def ensure_data(config: dict[str, Any]) -> None:
@@ -98,38 +121,71 @@ def content_keys(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(config: dict[str, Any], identity: str, overrides: list[str], world: World) -> Path:
-    # Data errors come before the run directory exists, so that a mistake leaves nothing behind.
-    train_set, val_set = build_datasets(config)
-    set_num_classes(config, train_set.num_classes)
+    # Wrong data and weights come to light before the run directory exists: a mistake leaves nothing behind.
+    with world.together():
+        train_set, val_set = build_datasets(config)
+        set_num_classes(config, train_set.num_classes)
+        seed_everything(config["seed"])  # the same on every rank: they build the same model
+        model = build_model(config, train_set)
     with ExitStack() as stack:
         directory = None
-        if world.is_main:
-            meta = _meta(config, train_set, val_set, world)
-            directory = RunDirectory.open(
-                config["runs_root"], config["experiment_name"], config, identity, config["seed"], overrides, meta
-            )
-            stack.enter_context(directory.lock())
-            if directory.status.get("state") not in (None, "created"):
-                directory.record_resume(overrides, meta)
+        with world.together():
+            if world.is_main:
+                meta = _meta(config, train_set, val_set, world)
+                directory = RunDirectory.open(
+                    config["runs_root"], config["experiment_name"], config, identity, config["seed"], overrides, meta
+                )
+                stack.enter_context(directory.lock())
+                if directory.status.get("state") not in (None, "created"):
+                    directory.record_resume(overrides, meta)
         path = Path(world.broadcast(str(directory.path) if directory else None))
-        session = _Session(config, identity, train_set, val_set, world, path, directory)
         stop = stack.enter_context(StopRequest())
+        session = None
         try:
-            session.train(stop)
-            session.finish()
+            with lost_peers():
+                with world.together():
+                    session = _Session(config, identity, model, train_set, val_set, world, path, directory)
+                _check_same_step(session.step, path, world)
+                session.train(stop)
+                session.finish()
         except BaseException as error:
-            session.fail(error)
+            if directory is not None:
+                _record_failure(directory, error, session.step if session else None)
             if isinstance(error, Interrupted):
-                print(str(error), file=sys.stderr)
-                sys.exit(128 + (error.signal_number or 15))
+                if world.is_main:
+                    print(str(error), file=sys.stderr)
+                sys.exit(128 + (error.signal_number or signal.SIGTERM))
             if isinstance(error, NonFiniteError):
                 raise UserError(str(error)) from error
             raise
         finally:
-            session.close()
+            if session is not None:
+                session.close()
     if world.is_main:
         print_summary(path)
     return path
+
+
+def _check_same_step(step: int, path: Path, world: World) -> None:
+    main_step = world.broadcast(step)
+    with world.together():
+        if step != main_step:
+            raise UserError(
+                f"rank {world.rank} would go on from step {step} of {path}, rank 0 from step {main_step}: all processes "
+                "have to see the same runs_root"
+            )
+
+
+def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> None:
+    stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+    message = (str(error).splitlines() or [""])[0]
+    progress = {} if step is None else {"step": step}
+    with suppress(UserError):  # of a full disk the first error tells
+        directory.set_status(
+            "interrupted" if stopped else "failed",
+            error=None if stopped else f"{type(error).__name__}: {message}",
+            **progress,
+        )
 
 
 def _meta(config: dict[str, Any], train_set: CocoDetection, val_set: CocoDetection, world: World) -> dict[str, Any]:
@@ -153,6 +209,7 @@ class _Session:
         self,
         config: dict[str, Any],
         identity: str,
+        model: SparseRCNN,
         train_set: CocoDetection,
         val_set: CocoDetection,
         world: World,
@@ -160,9 +217,7 @@ class _Session:
         directory: RunDirectory | None,
     ) -> None:
         self.config, self.identity, self.world, self.path, self.directory = config, identity, world, path, directory
-        self.train_set, self.val_set = train_set, val_set
-        seed_everything(config["seed"])  # the same on every rank: they build the same model
-        self.model = build_model(config, train_set)
+        self.model, self.train_set, self.val_set = model, train_set, val_set
         self.checkpoints = CheckpointFolder(path / "checkpoints")
         state = self.checkpoints.load_latest(self.model, identity)
         memory_format = torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format
@@ -282,9 +337,10 @@ class _Session:
         assert self.evaluator is not None
         evaluation = evaluate_stages(tables, self.evaluator, reference=final)
         epoch = step / self.num_steps_per_epoch
-        self.directory.write_evaluation(step, evaluation.to_json(step, epoch))
+        # The file comes last: it says that this evaluation need not be repeated.
         for writer in self.writers:
             writer.log("eval", step, epoch, evaluation.flat())
+        self.directory.write_evaluation(step, evaluation.to_json(step=step, epoch=round(epoch, 6)))
         return evaluation
 
     def finish(self) -> None:
@@ -301,20 +357,7 @@ class _Session:
             "finished", step=self.num_steps, epoch=round(self.num_steps / self.num_steps_per_epoch, 4)
         )
 
-    def fail(self, error: BaseException) -> None:
-        if self.directory is None:
-            return
-        stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-        message = (str(error).splitlines() or [""])[0]
-        try:
-            self.directory.set_status(
-                "interrupted" if stopped else "failed",
-                error=None if stopped else f"{type(error).__name__}: {message}",
-                step=self.step,
-            )
-        except UserError as second:  # a full disk: the first error is the one to tell
-            print(f"warning: {second}", file=sys.stderr)
-
     def close(self) -> None:
         for writer in self.writers:
-            writer.close()
+            with suppress(UserError):  # of a full disk the first error tells
+                writer.close()

@@ -22,7 +22,8 @@ NUM_KEPT = 2  # the newest and the one before: a full disk or a crash while writ
 class TrainingState:
     """All that changes during training, besides the weights.
 
-    ``seconds`` is the wall time of the training so far. ``rng`` holds one state per rank. The sampler's position and the schedule are functions of ``step`` alone.
+    ``seconds`` is the wall time of the training so far. ``rng`` holds one state per rank. The sampler's
+    position and the schedule are functions of ``step`` alone.
     """
 
     step: int
@@ -67,8 +68,9 @@ class CheckpointFolder:
                 shutil.rmtree(final)
             os.replace(temporary, final)
             _sync_folder(self.path)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            raise UserError(f"cannot write checkpoint {final}: {getattr(error, 'strerror', None) or error}") from error
+        except (OSError, RuntimeError, UserError) as error:  # torch.save reports a full disk as RuntimeError
+            reason = getattr(error.__cause__ or error, "strerror", None) or str(error).splitlines()[0]
+            raise UserError(f"cannot write checkpoint {final}: {reason}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         for step in self.steps()[:-NUM_KEPT]:

@@ -128,14 +128,34 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
     """Name our tensors as the authors' release does.
 
     Raises:
-        CheckpointError: the architecture is a variant the release has no names for; names the first tensors.
+        CheckpointError: the architecture is a variant the release has no names for, or has a setting that
+            the release takes for another value; names the first tensors or the setting.
     """
     names = {ours: released_name(ours, architecture) for ours in state}
     unknown = [ours for ours, released in names.items() if released is None]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise CheckpointError(f"the released layout has no name for: {', '.join(unknown[:3])}{more}")
-    return {released: state[ours] for ours, released in names.items() if released is not None}
+    converted = {released: state[ours] for ours, released in names.items() if released is not None}
+    assumed = _settings(released_to_ours(converted)[1])  # reading it back also finds what a variant lacks
+    for key, value in _settings(architecture).items():
+        if value != assumed.get(key, value):
+            raise CheckpointError(
+                f"the released layout cannot say that {key} is {value}: its readers take {assumed[key]}"
+            )
+    return converted
+
+
+# Settings that change what the tensors mean and leave no trace in them.
+_UNTRACED = ("pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio")
+
+
+def _settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
+    found = {f"{path}.{key}": value for key, value in node.items() if key in _UNTRACED}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            found |= _settings(value, f"{path}.{key}")
+    return found
 
 
 _STAGE_PARTS = [

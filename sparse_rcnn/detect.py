@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from sparse_rcnn.distributed import World
 from sparse_rcnn.inference import select_detections
-from sparse_rcnn.structures import Batch
+from sparse_rcnn.structures import Batch, Detections
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -32,6 +32,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch a model to evaluation and every module of it back to its own mode at the end, also on errors."""
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in was_training:
+            module.training = training
+
+
 @dataclass(frozen=True)
 class DetectionTable:
     """Detections of many images in columns: a fraction of the memory of as many dictionaries.
@@ -44,6 +56,22 @@ class DetectionTable:
     category_ids: npt.NDArray[np.int64]
     boxes_xywh_abs: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def of_image(
+        cls, image_id: int, detections: Detections, category_ids: npt.NDArray[np.int64]
+    ) -> DetectionTable:
+        """The detections of one image, on the CPU; ``category_ids`` (K,) are those of the labels."""
+        boxes = detections.boxes_xyxy_abs.double().numpy()
+        return cls(
+            np.full(len(detections), image_id, dtype=np.int64),
+            category_ids[detections.labels.numpy()],
+            np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1),
+            detections.scores.double().numpy(),
+        )
 
     @classmethod
     def concatenate(cls, tables: Sequence[DetectionTable]) -> DetectionTable:
@@ -72,6 +100,7 @@ def detect(
     world: World,
     precision: str,
     progress: Callable[[int], None] | None = None,
+    last_stage_only: bool = False,
 ) -> list[DetectionTable] | None:
     """Detections of every stage on a data set, gathered on rank 0 (None on the others).
 
@@ -82,31 +111,26 @@ def detect(
         world: who takes part.
         precision: ``fp32`` or ``bf16``.
         progress: told the number of images of each batch that is done.
+        last_stage_only: give the detector's own output alone, a list of one table.
     """
-    was_training = model.training
-    model.eval()
     ids = np.asarray(category_ids, dtype=np.int64)
     parts: list[list[DetectionTable]] = []
-    for batch in batches:
-        moved = batch.to(world.device, non_blocking=True)
-        with autocast(precision, world.device):
-            outputs = model(moved.images, moved.image_sizes_hw)
-        parts = parts or [[] for _ in outputs]
-        for stage_parts, output in zip(parts, outputs, strict=True):
-            found = select_detections(output, moved.image_sizes_hw, moved.original_sizes_hw)
-            for image_id, detections in zip(batch.image_ids, found, strict=True):
-                boxes = detections.boxes_xyxy_abs.double().numpy()
-                stage_parts.append(
-                    DetectionTable(
-                        np.full(len(detections), image_id, dtype=np.int64),
-                        ids[detections.labels.numpy()],
-                        np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1),
-                        detections.scores.double().numpy(),
-                    )
-                )
-        if progress is not None:
-            progress(len(batch))
-    model.train(was_training)
+    with eval_mode(model):
+        for batch in batches:
+            moved = batch.to(world.device, non_blocking=True)
+            with autocast(precision, world.device):
+                outputs = model(moved.images, moved.image_sizes_hw)
+            if last_stage_only:
+                outputs = outputs[-1:]
+            parts = parts or [[] for _ in outputs]
+            for stage_parts, output in zip(parts, outputs, strict=True):
+                found = select_detections(output, moved.image_sizes_hw, moved.original_sizes_hw)
+                stage_parts += [
+                    DetectionTable.of_image(image_id, detections, ids)
+                    for image_id, detections in zip(batch.image_ids, found, strict=True)
+                ]
+            if progress is not None:
+                progress(len(batch))
     gathered = world.gather([DetectionTable.concatenate(p) for p in parts])
     if gathered is None:
         return None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparse_rcnn.structures import StageOutput
+from sparse_rcnn.architecture import TRUSTED_MODULES
+from sparse_rcnn.predict import ImageInput, StagePredictions, predict, predict_stages
+from sparse_rcnn.structures import Detections, StageOutput
 
 if TYPE_CHECKING:
     from sparse_rcnn.weights import ModelCard
@@ -95,18 +97,71 @@ class SparseRCNN(nn.Module):
             return output.logits, output.boxes_xyxy_abs, features
 
         if self.activation_checkpointing and torch.is_grad_enabled():
-            logits, boxes, features = checkpoint(run, boxes_xyxy_abs, object_features, *maps, use_reentrant=False)
+            logits, boxes, features = checkpoint(
+                run, boxes_xyxy_abs, object_features, *maps, use_reentrant=False
+            )
         else:
             logits, boxes, features = run(boxes_xyxy_abs, object_features, *maps)
         return StageOutput(logits, boxes), features
 
+    @overload
+    def predict(
+        self, images: ImageInput, score_threshold: float = ..., batch_size: int = ...
+    ) -> Detections: ...
+    @overload
+    def predict(
+        self,
+        images: list[ImageInput] | tuple[ImageInput, ...],
+        score_threshold: float = ...,
+        batch_size: int = ...,
+    ) -> list[Detections]: ...
+    def predict(
+        self,
+        images: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
+        score_threshold: float = 0.0,
+        batch_size: int = 8,
+    ) -> Detections | list[Detections]:
+        """What is in an image: the P best detections, in its own pixels, on the CPU.
+
+        Images are turned upright and resized as in evaluation; ``model.card.class_names`` names the labels.
+
+        Args:
+            images: a path, a PIL image of any mode, a tensor (3, H, W) of RGB in 0..255 (uint8 or float), or
+                a list of these.
+            score_threshold: leave out what has a lower score.
+            batch_size: images that go through the model at once, of a list.
+
+        Returns:
+            The detections of the image, or a list of them for a list.
+
+        Raises:
+            DataError: an image cannot be read.
+            UserError: no image, or a model without a card.
+        """
+        if isinstance(images, (list, tuple)):
+            return predict(self, images, score_threshold, batch_size)
+        return predict(self, [images], score_threshold, batch_size)[0]
+
+    def predict_stages(self, image: ImageInput) -> StagePredictions:
+        """The learned proposals and every stage's output on one image, in its own pixels, for pictures.
+
+        Raises: as ``predict``.
+        """
+        return predict_stages(self, image)
+
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> SparseRCNN:
-        """Build the detector a weights file describes and load its weights, in eval mode.
+    def from_pretrained(
+        cls, path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES
+    ) -> SparseRCNN:
+        """Build the detector that a weights file describes and load its weights, in eval mode, on the CPU.
+
+        Args:
+            path: a weights file or the directory of a finished run.
+            trusted_modules: top-level modules whose classes the file may name.
 
         Raises:
             CheckpointError: the file is absent, corrupt or not one of ours; the message names it.
         """
         from sparse_rcnn.weights import load_detector
 
-        return load_detector(path)
+        return load_detector(path, trusted_modules)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,14 @@ import torch
 import torch.distributed as dist
 
 from sparse_rcnn.errors import UserError
+
+
+class PeerError(Exception):
+    """Another process of the group failed. ``rank`` is its rank, None where it is gone without a word."""
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        self.rank = rank
+        super().__init__(message if rank is None else f"rank {rank}: {message}")
 
 
 @dataclass(frozen=True)
@@ -57,9 +66,50 @@ class World:
         if self.size > 1:
             self.sum_over_ranks([0.0])
 
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise on every process where any has an error: its own on the first that has one.
+
+        Raises:
+            PeerError: on the others, so that none of them waits for a process that is gone.
+        """
+        if self.size == 1:
+            if error is not None:
+                raise error
+            return
+        messages: list[str | None] = [None] * self.size
+        dist.all_gather_object(messages, None if error is None else (str(error).splitlines() or [repr(error)])[0])
+        for rank, message in enumerate(messages):
+            if message is None:
+                continue
+            if rank == self.rank and error is not None:
+                raise error
+            raise PeerError(message, rank)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that fails on every process where it fails on any; nothing in it may talk to the others."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        self.raise_together(failure)
+
     def close(self) -> None:
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def lost_peers() -> Iterator[None]:
+    """Make a ``PeerError`` of what a collective raises when another process has closed its connection."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].split("] ")[-1][:120]
+        raise PeerError(f"lost the connection to another process, which failed or was killed ({reason})") from error
 
 
 def rank_from_environment(environ: dict[str, str]) -> tuple[int, int, int]:
@@ -81,10 +131,9 @@ def rank_from_environment(environ: dict[str, str]) -> tuple[int, int, int]:
 
 def first_host(nodelist: str) -> str:
     """The first host of a SLURM node list such as ``gpu[07-09,12],login1``."""
-    match = re.match(r"([^,\[]+)(?:\[([^\]]+)\])?([^,]*)", nodelist)
+    match = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodelist)
     assert match is not None, nodelist
-    prefix, ranges, suffix = match.groups()
-    return prefix + (re.split(r"[-,]", ranges)[0] if ranges else "") + suffix
+    return re.sub(r"\[([^\]]*)\]", lambda ranges: re.split("[-,]", ranges[1])[0], match[0])
 
 
 def choose_device(name: str, local_rank: int) -> torch.device:
@@ -99,11 +148,16 @@ def choose_device(name: str, local_rank: int) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"train.device={name} is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"train.device={name} is not supported; use auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"train.device={name}, but no CUDA device is visible here; use train.device=cpu")
         # With one visible GPU per task (SLURM's --gpus-per-task) every task's own GPU has index 0.
-        index = device.index if device.index is not None else local_rank % torch.cuda.device_count()
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else local_rank % count
+        if index >= count:
+            raise UserError(f"train.device={name}, but only {count} CUDA device(s) are visible here")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
@@ -117,8 +171,16 @@ def init_world(device_name: str) -> World:
         if "MASTER_ADDR" not in os.environ:
             os.environ["MASTER_ADDR"] = first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
         if "MASTER_PORT" not in os.environ:
-            # Two jobs on one node must not meet: the job id spreads the ports.
-            os.environ["MASTER_PORT"] = str(20000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20000)
+            # Two jobs on one node must not meet, nor two steps of one job: their ids spread the ports.
+            job, step = (int(os.environ.get(f"SLURM_{key}", 0)) for key in ("JOB_ID", "STEP_ID"))
+            os.environ["MASTER_PORT"] = str(20000 + (job + 101 * step) % 20000)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=size)
+        try:
+            dist.init_process_group(backend, rank=rank, world_size=size)
+        except dist.DistError as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"rank {rank} of {size} cannot meet the others at MASTER_ADDR:MASTER_PORT {address}: {reason}"
+            ) from error
     return World(rank, size, device)

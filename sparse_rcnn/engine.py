@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from sparse_rcnn.detect import autocast
 from sparse_rcnn.distributed import World
+from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import NonFiniteError
@@ -124,6 +125,7 @@ def train(
     Raises:
         Interrupted: on request, with the checkpoint saved.
         NonFiniteError: a loss or gradient is NaN or infinite; names the stage, the tensor and the lr.
+        UserError: the data cannot be read; on the other ranks PeerError.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     log = _StepLog(world, settings, writers)
@@ -133,13 +135,15 @@ def train(
     log.restart()
     for step in range(start_step, settings.num_steps):
         started = perf_counter()
-        micro_batches = [next(batches) for _ in range(settings.num_micro_batches)]
+        micro_batches, data_error = _next_batches(batches, settings.num_micro_batches)
         data_seconds = perf_counter() - started
-        # One exchange between the hosts answers both: how many boxes in all, and did anyone ask to stop.
-        num_boxes, stops = world.sum_over_ranks(
-            [sum(b.targets.num_boxes for b in micro_batches), float(stop.requested)]
+        # One exchange between the hosts answers all: how many boxes, did anyone fail to read, or ask to stop.
+        num_boxes, num_errors, num_stops = world.sum_over_ranks(
+            [sum(b.targets.num_boxes for b in micro_batches), float(data_error is not None), float(stop.requested)]
         )
-        if stops:
+        if num_errors:
+            world.raise_together(data_error)
+        if num_stops:
             log.flush()
             save_checkpoint(step)
             raise Interrupted(step, stop.signal_number)
@@ -175,6 +179,14 @@ def train(
             evaluate(done)
             model.train()
             log.restart()
+
+
+def _next_batches(batches: Iterator[Batch], num_micro_batches: int) -> tuple[list[Batch], UserError | None]:
+    """The batches of a step, or what is wrong with the data; the caller tells the other ranks before it raises."""
+    try:
+        return [next(batches) for _ in range(num_micro_batches)], None
+    except UserError as error:
+        return [], error
 
 
 def _due(done: int, every: int | None) -> bool:

@@ -44,6 +44,11 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def ignore_interrupts(worker_id: int) -> None:
-    """A data worker leaves Ctrl-C to its parent, which ends it in order (DataLoader's ``worker_init_fn``)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_stop_signals(worker_id: int) -> None:
+    """A data worker leaves them to its parent, which ends it in order (DataLoader's ``worker_init_fn``).
+
+    Ctrl-C and SLURM signal all processes of a job: a worker that died of it would tear down the training
+    before it has saved.
+    """
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -13,12 +13,15 @@ from torchvision.ops import roi_align
 def assign_levels(boxes_xyxy_abs: Tensor, min_level: int, max_level: int) -> Tensor:
     """Pyramid level of each box (..., 4): floor(4 + log2(sqrt(area) / 224 + 1e-8)), clamped (spec 5).
 
-    A box whose width and height have different signs has a negative area and belongs to no level: -1.
+    A box whose width and height have different signs has a negative area and belongs to no level: -1. Nor does a
+    box that is not finite, from which torchvision's RoIAlign on a CPU would read anywhere in memory.
     """
     x1, y1, x2, y2 = boxes_xyxy_abs.unbind(-1)
-    area = (x2 - x1) * (y2 - y1)
+    w, h = x2 - x1, y2 - y1
+    area = w * h
     level = torch.floor(4 + torch.log2(area.clamp(min=0).sqrt() / 224 + 1e-8)).clamp(min_level, max_level)
-    return torch.where(area < 0, -1, level).to(torch.int64)
+    exists = (area >= 0) & w.isfinite() & h.isfinite()
+    return torch.where(exists, level, -1).to(torch.int64)
 
 
 MIN_LEVEL = 2
@@ -53,9 +56,11 @@ class MultiLevelRoIAlign(_RoIPooler):
         pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
         for level, feature_map in enumerate(maps, MIN_LEVEL):
             index = (levels == level).nonzero()[:, 0]
+            # In float32 at least: bfloat16 would round a coordinate of 700 pixels by two.
+            dtype = torch.promote_types(feature_map.dtype, rois.dtype)
             part = roi_align(
-                feature_map,
-                rois[index].to(feature_map.dtype),
+                feature_map.to(dtype),
+                rois[index].to(dtype),
                 size,
                 1 / 2**level,
                 self.sampling_ratio,
@@ -111,7 +116,7 @@ class GatherRoIAlign(_RoIPooler):
         bin_size = (high - low) / self.output_size
         ratio = self.sampling_ratio
         bins = torch.arange(self.output_size, device=low.device)
-        within = (torch.arange(ratio, device=low.device) + 0.5) / ratio
+        within = (torch.arange(ratio, device=low.device, dtype=low.dtype) + 0.5) / ratio
         start = low[:, None] + bins * bin_size[:, None]
         position = start[:, :, None] + within * bin_size[:, None, None]  # (R, S, ratio)
         last = (length - 1)[:, None, None]

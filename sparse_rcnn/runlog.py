@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -54,5 +55,8 @@ class JsonlWriter:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
         finally:
-            self._file.close()
+            with suppress(OSError):  # what could not be flushed fails once more
+                self._file.close()

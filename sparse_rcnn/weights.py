@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from sparse_rcnn.state_dicts import misfits
 
 FORMAT = "sparse_rcnn"
 FORMAT_VERSION = 1
+WEIGHTS_NAME = "model.safetensors"  # in a run directory and in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,19 @@ class ModelCard:
     short_side: int
     max_long_side: int
 
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """The card as ``save_weights`` writes it.
+
+        Raises: ValueError, KeyError or TypeError for anything else.
+        """
+        card = cls(**json.loads(text))
+        sizes = (card.short_side, card.max_long_side)
+        if not isinstance(card.architecture, dict) or not all(type(size) is int for size in sizes):
+            raise ValueError("the card does not describe a model")
+        categories = [{"id": int(c["id"]), "name": str(c["name"])} for c in card.categories]
+        return replace(card, categories=categories)
+
     @property
     def class_names(self) -> list[str]:
         return [c["name"] for c in self.categories]
@@ -48,16 +62,47 @@ class ModelCard:
 
 def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> None:
     """Write the weights of a detector with its card, atomically."""
-    tensors = {name: t.detach().contiguous().cpu() for name, t in model.state_dict().items()}
+    save_weights(model.state_dict(), card, path)
+
+
+def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Path) -> None:
+    """Write tensors, named as in our models, with their card, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    on_cpu = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "card": json.dumps(asdict(card))}
-    write_bytes_atomic(Path(path), save(tensors, metadata))
+    write_bytes_atomic(Path(path), save(on_cpu, metadata))
+
+
+def find_weights(path: str | Path) -> Path:
+    """The weights file that is meant: the file itself, or that of the directory of a finished run.
+
+    Raises:
+        CheckpointError: absent, or a directory without weights.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"weights {path}: there is no such file or run directory")
+    if (path / WEIGHTS_NAME).is_file():
+        return path / WEIGHTS_NAME
+    checkpoints = sorted(path.glob(f"checkpoints/step_*/{WEIGHTS_NAME}"))
+    hint = f", or take the weights of its last checkpoint, {checkpoints[-1]}" if checkpoints else ""
+    if (path / "meta.json").is_file():
+        raise CheckpointError(
+            f"run {path} has no {WEIGHTS_NAME}: it is not finished; finish its training{hint}"
+        )
+    raise CheckpointError(f"{path} is neither a run directory nor a weights file: it holds no {WEIGHTS_NAME}")
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a weights file.
 
     Raises:
-        CheckpointError: absent, corrupt, or not written by ``save_detector``.
+        CheckpointError: absent, corrupt, or not written by ``save_weights``.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,23 +117,32 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
                 )
             if int(metadata["format_version"]) > FORMAT_VERSION:
                 raise CheckpointError(
-                    f"{path} has format version {metadata['format_version']}, this version reads {FORMAT_VERSION}; "
-                    "update sparse-rcnn-suite"
+                    f"{path} has format version {metadata['format_version']}, this version reads "
+                    f"{FORMAT_VERSION}; update sparse-rcnn-suite"
                 )
-            card = ModelCard(**json.loads(metadata["card"]))
+            card = ModelCard.from_json(metadata["card"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         hint = ""
         if path.suffix in (".pth", ".pt", ".pkl"):
-            hint = "; convert a released checkpoint first: python -m experiments.convert IN.pth OUT.safetensors"
-        raise CheckpointError(f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}") from error
+            hint = "; convert a released checkpoint first: python -m experiments.convert IN.pth OUT"
+        raise CheckpointError(
+            f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}"
+        ) from error
     return tensors, card
 
 
 def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> SparseRCNN:
     """Build the detector a weights file describes and load it, in eval mode, on the CPU."""
+    path = find_weights(path)
     tensors, card = read_weights(path)
     model = build(card.architecture, trusted_modules)
+    if not isinstance(model, SparseRCNN):
+        raise CheckpointError(f"{path} describes a {type(model).__name__}, which is no detector")
+    if len(card.categories) != (num_classes := model.stages[-1].num_classes):
+        raise CheckpointError(f"{path} names {len(card.categories)} classes, its model has {num_classes}")
     load_tensors(model, tensors, str(path))
     model.card = card
     return model.eval()
@@ -108,5 +162,3 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-

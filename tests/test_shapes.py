@@ -39,6 +39,8 @@ TINY: dict[str, Any] = {
     "textured_fraction": 0.5,
     "low_contrast_fraction": 0.1,
     "max_distractors": 4,
+    "class_hue_fraction": 0.7,
+    "background_saturation": 0.3,
     "max_noise": 6.0,
     "seed": 0,
 }
@@ -103,7 +105,7 @@ def test_painting_covers_the_mask_and_nothing_else() -> None:
         pose = Pose((50.0, 12.0), (20.0, 17.0), float(rng.uniform(0, 6)))  # sticks out at the top
         at, canvas = patch(pose), np.full((64, 64, 3), 128.0, np.float32)
         distance = SHAPES[name](at)
-        paint_object(canvas, rng, at, distance, low_contrast=False, textured=False)
+        paint_object(canvas, rng, at, distance, low_contrast=False, textured=False, hue=None)
         x0, y0, _, _ = pose.window_xyxy
         whole = np.full((200, 200), np.inf)  # the image with a margin of 64 around it
         whole[64 + y0 : 64 + y0 + len(distance), 64 + x0 : 64 + x0 + distance.shape[1]] = distance
@@ -114,7 +116,7 @@ def test_painting_covers_the_mask_and_nothing_else() -> None:
 
 def test_background_is_more_cluttered_with_distractors() -> None:
     def edges(seed: int, max_distractors: int) -> float:
-        canvas = paint_background(np.random.default_rng(seed), 64, max_distractors)
+        canvas = paint_background(np.random.default_rng(seed), 64, max_distractors, 0.5)
         assert canvas.shape == (64, 64, 3)
         assert canvas.dtype == np.float32
         assert 0 <= canvas.min() <= canvas.max() <= 255
@@ -194,6 +196,8 @@ def test_classes_and_sizes_spread_as_asked() -> None:
         ({"low_contrast_fraction": None}, "low_contrast_fraction"),
         ({"max_distractors": -1}, "max_distractors"),
         ({"max_noise": -1}, "max_noise"),
+        ({"class_hue_fraction": 1.2}, "class_hue_fraction"),
+        ({"background_saturation": -0.1}, "background_saturation"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )

@@ -81,7 +81,7 @@ class _Layers:
 
 
 class ShapesGenerator:
-    """Makes a detection set of shapes, in which form alone tells the class, as COCO images and JSON.
+    """Makes a detection set of shapes, in which form tells the class and colour hints at it, as COCO images and JSON.
 
     Args:
         image_size: side of the square images in pixels.
@@ -97,6 +97,8 @@ class ShapesGenerator:
             drawn again, so nothing visible is ever without annotation.
         clustered_fraction: share of objects put against an earlier one, which makes occlusion.
         textured_fraction, low_contrast_fraction: shares of objects with a texture, or hardly off the ground.
+        class_hue_fraction: share of objects in their class's own hue; the others have any, so form decides.
+        background_saturation: of the most colourful background.
         max_distractors: strokes and blotches of a background, at most.
         max_noise: strongest pixel noise (standard deviation, 0..255 scale).
         seed: image ``index`` of a split depends on it, the split, the index and the arguments about content.
@@ -122,6 +124,8 @@ class ShapesGenerator:
         clustered_fraction: float,
         textured_fraction: float,
         low_contrast_fraction: float,
+        class_hue_fraction: float,
+        background_saturation: float,
         max_distractors: int,
         max_noise: float,
         seed: int,
@@ -141,6 +145,8 @@ class ShapesGenerator:
         self.clustered_fraction = _number("clustered_fraction", clustered_fraction, 0, 1)
         self.textured_fraction = _number("textured_fraction", textured_fraction, 0, 1)
         self.low_contrast_fraction = _number("low_contrast_fraction", low_contrast_fraction, 0, 1)
+        self.class_hue_fraction = _number("class_hue_fraction", class_hue_fraction, 0, 1)
+        self.background_saturation = _number("background_saturation", background_saturation, 0, 1)
         self.max_distractors = _integer("max_distractors", max_distractors, 0)
         self.max_noise = _number("max_noise", max_noise, 0, 64)
         self.seed = _integer("seed", seed, 0)
@@ -180,7 +186,7 @@ class ShapesGenerator:
         """Make image ``index`` of ``split`` in memory, with the masks that its annotations come from."""
         rng, size = self.rng(split, index), self.image_size
         num_objects = self.num_objects(rng)
-        canvas = paint_background(rng, size, self.max_distractors)
+        canvas = paint_background(rng, size, self.max_distractors, self.background_saturation)
         log_sizes = rng.uniform(math.log(self.min_object_size), math.log(self.max_object_size), num_objects)
         # Large ones tend to lie below: otherwise they would find no place that leaves the small ones visible.
         order = np.argsort(-log_sizes - 0.4 * rng.standard_normal(num_objects))
@@ -189,6 +195,7 @@ class ShapesGenerator:
             label = int(rng.integers(self.num_classes))
             low_contrast = rng.uniform() < self.low_contrast_fraction
             textured = rng.uniform() < self.textured_fraction
+            hue = label / self.num_classes if rng.uniform() < self.class_hue_fraction else None
             for attempt in range(NUM_ATTEMPTS):
                 # The size gives way, step by step, where it does not fit in between the others.
                 shrunk = max(self.min_object_size, object_size * 0.93**attempt)
@@ -196,7 +203,7 @@ class ShapesGenerator:
                 at = patch(pose)
                 distance = SHAPES[CLASS_NAMES[label]](at)
                 if layers.put_on_top(pose, distance < 0):
-                    paint_object(canvas, rng, at, distance, low_contrast, textured)
+                    paint_object(canvas, rng, at, distance, low_contrast, textured, hue)
                     labels.append(label)
                     break
         canvas = (canvas - 127.5) * rng.uniform(0.85, 1.1) + 127.5 + rng.uniform(-18, 18)

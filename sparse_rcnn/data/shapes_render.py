@@ -173,17 +173,25 @@ def texture(rng: np.random.Generator, x: Array, y: Array, period: float, kinds: 
 TEXTURES = ("gradient", "noise", "stripes", "checker", "dots")
 
 
-def random_colour(rng: np.random.Generator, max_saturation: float) -> Array:
-    """An RGB colour (3,) in 0..255 of any hue, not too dark and seldom fully saturated."""
-    hue = np.clip(np.abs((rng.uniform() * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
-    saturation, value = max_saturation * math.sqrt(rng.uniform()), rng.uniform(60, 250)
-    return value * (1 - saturation + saturation * hue)
+HUE_SPREAD = 0.035  # standard deviation around a class's own hue, in turns of the colour circle
 
 
-def _contrasting_colour(rng: np.random.Generator, under: Array) -> Array:
+def random_colour(
+    rng: np.random.Generator, saturation_range: tuple[float, float], hue: float | None = None
+) -> Array:
+    """An RGB colour (3,) in 0..255, not too dark, of any hue or near one (in turns of the colour circle)."""
+    turn = rng.uniform() if hue is None else hue + HUE_SPREAD * rng.standard_normal()
+    full = np.clip(np.abs((turn * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
+    low, high = saturation_range
+    saturation, value = low + (high - low) * math.sqrt(rng.uniform()), rng.uniform(60, 250)
+    return value * (1 - saturation + saturation * full)
+
+
+def _contrasting_colour(rng: np.random.Generator, under: Array, hue: float | None) -> Array:
+    saturation_range = (0.0, 0.95) if hue is None else (0.6, 1.0)
     best, best_contrast = under, -1.0
     for _ in range(6):
-        colour = random_colour(rng, 0.95)
+        colour = random_colour(rng, saturation_range, hue)
         contrast = float(np.linalg.norm(colour - under))
         if contrast > best_contrast:
             best, best_contrast = colour, contrast
@@ -199,8 +207,9 @@ def paint_object(
     distance: Array,
     low_contrast: bool,
     textured: bool,
+    hue: float | None,
 ) -> None:
-    """Paint one object over ``canvas`` (H, W, 3; 0..255) in place; no colour or texture tells its class."""
+    """Paint one object over ``canvas`` (H, W, 3; 0..255) in place, in any colour or near a hue."""
     height, width = canvas.shape[:2]
     x0, y0, x1, y1 = at.pose.window_xyxy
     inside = np.s_[max(0, -y0) : height - y0, max(0, -x0) : width - x0]
@@ -213,10 +222,10 @@ def paint_object(
         direction *= np.sign(127.5 - under) * np.sign(direction)  # away from the end of the scale
         first = under + direction / np.linalg.norm(direction) * rng.uniform(*LOW_CONTRAST)
     else:
-        first = _contrasting_colour(rng, under)
+        first = _contrasting_colour(rng, under, hue)
     colour = np.broadcast_to(first, (*d.shape, 3))
     if textured:
-        second = first + rng.uniform(0.35, 0.7) * (_contrasting_colour(rng, under) - first)
+        second = first + rng.uniform(0.35, 0.7) * (_contrasting_colour(rng, under, hue) - first)
         if low_contrast:
             second = first + rng.uniform(-25, 25, 3)
         period = max(3.5, 2 * min(half_w, half_h) * rng.uniform(0.22, 0.5))
@@ -232,7 +241,7 @@ def paint_object(
 # --- backgrounds ------------------------------------------------------------------------------------------
 
 
-def _paint_stroke(canvas: NDArray[np.float32], rng: np.random.Generator) -> None:
+def _paint_stroke(canvas: NDArray[np.float32], rng: np.random.Generator, max_saturation: float) -> None:
     """Paint a straight or bent stroke: a quadratic curve cut into segments."""
     size = len(canvas)
     start, middle, end = rng.uniform(-0.1, 1.1, (3, 2)) * size
@@ -246,10 +255,10 @@ def _paint_stroke(canvas: NDArray[np.float32], rng: np.random.Generator) -> None
     ex, ey = np.diff(points, axis=0).T[:, :, None, None]
     s = np.clip(((x - ax) * ex + (y - ay) * ey) / (ex**2 + ey**2 + 1e-9), 0, 1)
     squared = ((x - ax - s * ex) ** 2 + (y - ay - s * ey) ** 2).min(axis=0)
-    _paint_distractor(view, rng, np.sqrt(squared) - half_width)
+    _paint_distractor(view, rng, np.sqrt(squared) - half_width, max_saturation)
 
 
-def _paint_blotch(canvas: NDArray[np.float32], rng: np.random.Generator) -> None:
+def _paint_blotch(canvas: NDArray[np.float32], rng: np.random.Generator, max_saturation: float) -> None:
     """Paint an irregular blotch: a circle whose radius wobbles so much that it is none of the shapes."""
     size = len(canvas)
     centre, radius = rng.uniform(0, size, 2), rng.uniform(0.04, 0.2) * size
@@ -259,7 +268,8 @@ def _paint_blotch(canvas: NDArray[np.float32], rng: np.random.Generator) -> None
     for k in (2, 3, 5):
         amplitude, phase = rng.uniform(0.12, 0.3) / math.sqrt(k - 1), rng.uniform(0, 2 * math.pi)
         wobble += amplitude * np.sin(k * angle + phase)
-    _paint_distractor(view, rng, np.hypot(x - centre[0], y - centre[1]) - radius * (1 + wobble))
+    distance = np.hypot(x - centre[0], y - centre[1]) - radius * (1 + wobble)
+    _paint_distractor(view, rng, distance, max_saturation)
 
 
 def _window(
@@ -270,19 +280,23 @@ def _window(
     return canvas[y0:y1, x0:x1], np.arange(x0, x1) + 0.5, (np.arange(y0, y1) + 0.5)[:, None]
 
 
-def _paint_distractor(view: NDArray[np.float32], rng: np.random.Generator, distance: Array) -> None:
+def _paint_distractor(
+    view: NDArray[np.float32], rng: np.random.Generator, distance: Array, max_saturation: float
+) -> None:
     softness = 1.0 if rng.uniform() < 0.6 else rng.uniform(2, 6)
     coverage = np.clip(0.5 - distance / softness, 0, 1) * rng.uniform(0.25, 0.8)
-    view += coverage[..., None] * (random_colour(rng, 0.6) - view)
+    view += coverage[..., None] * (random_colour(rng, (0.0, max_saturation)) - view)
 
 
-def paint_background(rng: np.random.Generator, size: int, max_distractors: int) -> NDArray[np.float32]:
+def paint_background(
+    rng: np.random.Generator, size: int, max_distractors: int, max_saturation: float
+) -> NDArray[np.float32]:
     """A cluttered background (size, size, 3), 0..255: gradient, smooth noise, texture patches, distractors.
 
     Distractors are strokes and irregular blotches, up to ``max_distractors`` of them: no class looks so.
     """
     y, x = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5, indexing="ij")
-    first, second = random_colour(rng, 0.5), random_colour(rng, 0.5)
+    first, second = (random_colour(rng, (0.0, max_saturation)) for _ in range(2))
     angle = rng.uniform(0, 2 * math.pi)
     along = 0.5 + ((x / size - 0.5) * math.cos(angle) + (y / size - 0.5) * math.sin(angle)) / 1.4
     canvas = (first + along[..., None] * rng.uniform(0.3, 1.0) * (second - first)).astype(np.float32)
@@ -296,5 +310,5 @@ def paint_background(rng: np.random.Generator, size: int, max_distractors: int) 
         canvas += (region * weight)[..., None] * amplitude
     for _ in range(int(rng.integers(max_distractors + 1))):
         paint_distractor = _paint_stroke if rng.uniform() < 0.5 else _paint_blotch
-        paint_distractor(canvas, rng)
+        paint_distractor(canvas, rng, max_saturation)
     return np.clip(canvas, 0, 255)

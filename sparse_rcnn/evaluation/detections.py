@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sparse_rcnn.detect import DetectionTable
 from sparse_rcnn.errors import DataError
 from sparse_rcnn.evaluation.ground_truth import (
     BoxColumns,
@@ -76,19 +77,52 @@ class DetectionColumns(BoxColumns):
             )
         except (KeyError, TypeError, ValueError):
             raise DataError(_first_fault(detections, ground_truth)) from None
-        if not (
-            np.isfinite(columns.boxes_xywh_abs).all()
-            and (columns.boxes_xywh_abs[:, 2:] >= 0).all()
-            and np.isfinite(columns.scores).all()
-        ):
+        if not columns._is_usable():
             raise DataError(_first_fault(detections, ground_truth))
-        kept = columns.image_indices >= 0
-        return cls(
-            columns.image_indices[kept],
-            columns.category_indices[kept],
-            columns.boxes_xywh_abs[kept],
-            columns.scores[kept],
+        return columns._evaluated()
+
+    @classmethod
+    def from_table(cls, table: DetectionTable, ground_truth: CocoGroundTruth) -> DetectionColumns:
+        """What ``from_coco`` makes of ``table.to_coco()``, without a dictionary for each detection."""
+        image_indices, is_evaluated = _positions(table.image_ids, ground_truth.image_ids)
+        category_indices, is_known = _positions(table.category_ids, ground_truth.category_ids)
+        columns = cls(
+            np.where(is_evaluated, image_indices, -1), category_indices, table.boxes_xywh_abs, table.scores
         )
+        left_out = np.unique(table.image_ids[~is_evaluated]).tolist()
+        if not (
+            is_known.all() and ground_truth.known_image_ids.issuperset(left_out) and columns._is_usable()
+        ):
+            raise DataError(_first_fault(table.to_coco(), ground_truth))
+        return columns._evaluated()
+
+    def _is_usable(self) -> bool:
+        return bool(
+            np.isfinite(self.boxes_xywh_abs).all()
+            and (self.boxes_xywh_abs[:, 2:] >= 0).all()
+            and np.isfinite(self.scores).all()
+        )
+
+    def _evaluated(self) -> DetectionColumns:
+        """The detections of the images that are evaluated."""
+        kept = self.image_indices >= 0
+        return DetectionColumns(
+            self.image_indices[kept],
+            self.category_indices[kept],
+            self.boxes_xywh_abs[kept],
+            self.scores[kept],
+        )
+
+
+def _positions(
+    ids: npt.NDArray[np.int64], sorted_ids: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Where each of ``ids`` (N,) stands among ``sorted_ids``, and whether it is there at all."""
+    known = np.asarray(sorted_ids, dtype=np.int64)
+    if not len(known):
+        return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
+    positions = np.searchsorted(known, ids).clip(max=len(known) - 1)
+    return positions, known[positions] == ids
 
 
 def _first_fault(detections: Sequence[Mapping[str, Any]], ground_truth: CocoGroundTruth) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sparse_rcnn.detect import DetectionTable
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.evaluation.detections import DetectionColumns
 from sparse_rcnn.evaluation.ground_truth import CocoGroundTruth
@@ -38,9 +39,11 @@ class CocoEvaluator:
         self._backend = _make_backend(ground_truth, backend)
 
     def evaluate(
-        self, detections: Sequence[Mapping[str, Any]], max_dets: Sequence[int] = COCO_MAX_DETS
+        self,
+        detections: Sequence[Mapping[str, Any]] | DetectionTable,
+        max_dets: Sequence[int] = COCO_MAX_DETS,
     ) -> CocoMetrics:
-        """The COCO metrics of ``detections`` in COCO results format, which stay as they are.
+        """The COCO metrics of ``detections``, COCO results or a table, which stay as they are.
 
         ``max_dets``: three increasing counts of detections an image; all numbers but the first two ARs are
         taken at the last.
@@ -50,7 +53,10 @@ class CocoEvaluator:
         if len(max_dets) != 3 or not 0 < max_dets[0] < max_dets[1] < max_dets[2]:
             raise UserError(f"eval.max_dets={list(max_dets)}: give three increasing counts, such as 1,10,100")
         first, second, last = (int(count) for count in max_dets)
-        columns = DetectionColumns.from_coco(detections, self.ground_truth)
+        if isinstance(detections, DetectionTable):
+            columns = DetectionColumns.from_table(detections, self.ground_truth)
+        else:
+            columns = DetectionColumns.from_coco(detections, self.ground_truth)
         precision, recall = self._backend.accumulate(columns, (first, second, last))
         return summarise(precision, recall, self.ground_truth.class_names, (first, second, last))
 

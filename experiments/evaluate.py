@@ -1,0 +1,273 @@
+"""python -m experiments.evaluate: COCO AP of a run or a weights file on any data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.cli import run_cli
+from sparse_rcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from experiments.evaluation import Evaluation
+    from sparse_rcnn.data.coco import CocoDetection
+    from sparse_rcnn.detect import DetectionTable
+    from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.distributed import World
+
+WIDE = 100  # detections an image that the COCO protocol counts
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.evaluate",
+        description="Evaluate a detector with the COCO metrics: a run on its own validation images, or any "
+        "weights on any data set in COCO format. Also under torchrun.",
+    )
+    parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--annotations", type=Path, metavar="JSON", help="COCO annotation file (default: the run's own)"
+    )
+    data.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
+    data.add_argument("--max-images", type=int, metavar="N", help="only the first N images by id")
+    what = parser.add_argument_group("numbers")
+    what.add_argument(
+        "--backend", choices=("pycocotools", "hotcoco"), default="pycocotools",
+        help="pycocotools, the reference (default), or hotcoco, equal and far faster",
+    )  # fmt: skip
+    what.add_argument(
+        "--max-dets-300", action="store_true",
+        help="print the numbers at 300 detections as well (always with more than 100 proposals)",
+    )  # fmt: skip
+    what.add_argument("--per-class", action="store_true", help="print AP and AP50 of every class")
+    what.add_argument("--all-stages", action="store_true", help="evaluate every stage's own output")
+    what.add_argument(
+        "--out", type=Path, metavar="DIR", help="write metrics.json and detections.json (COCO results) there"
+    )
+    how = parser.add_argument_group("computation (default: as the run, for weights 8, 2 and fp32)")
+    how.add_argument("--batch-size", type=int, metavar="N", help="images of a batch on each process")
+    how.add_argument("--num-workers", type=int, metavar="N", help="processes that load images")
+    how.add_argument("--precision", choices=("fp32", "bf16"))
+    how.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    return parser.parse_args(arguments)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to evaluate and how: the options, completed by the configuration of the run."""
+
+    split: str
+    annotations: Path
+    images: Path
+    max_images: int | None
+    drop_degenerate_boxes: bool
+    batch_size: int
+    num_workers: int
+    precision: str
+    channels_last: bool
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
+    _check(args)
+    from experiments.devices import init_option_world
+    from experiments.rundir import RunDirectory
+
+    run = RunDirectory.load(args.path) if (args.path / "meta.json").is_file() else None
+    job = make_job(args, run.config if run is not None else None)
+    from sparse_rcnn.detector import SparseRCNN
+
+    model = SparseRCNN.from_pretrained(args.path)
+    with closing(init_option_world(args.device)) as world:
+        if run is not None and job.split == "val":
+            prepare_own_data(run, job, world)
+        evaluate(args, job, model, world)
+
+
+def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
+    """Detect, evaluate, print, write."""
+    from experiments.evaluation import evaluate_stages, write_detections
+    from experiments.json_files import write_json_atomic
+    from sparse_rcnn.data.coco import CocoDetection
+    from sparse_rcnn.data.transforms import EvalTransform
+    from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
+
+    card = model.card
+    assert card is not None
+    dataset = CocoDetection(
+        job.annotations,
+        job.images,
+        EvalTransform(card.short_side, card.max_long_side),
+        job.drop_degenerate_boxes,
+        seed=0,
+        max_images=job.max_images,
+    )
+    check_label_spaces(card.categories, dataset.categories, str(args.path), str(job.annotations))
+    started = time.perf_counter()
+    tables = run_detector(args, job, model, dataset, world)
+    if tables is None:
+        return
+    seconds = time.perf_counter() - started
+    evaluator = CocoEvaluator(CocoGroundTruth(job.annotations, dataset.image_ids), args.backend)
+    evaluation = evaluate_stages(tables, evaluator, reference=False, all_stages=args.all_stages)
+    show_300 = args.max_dets_300 or model.proposals.num_proposals > WIDE
+    print_metrics(evaluation, f"{args.path} on {job.annotations}", show_300, args.per_class)
+    speed = len(dataset) / seconds
+    elapsed = time.strftime("%H:%M:%S", time.gmtime(seconds))
+    print(f"{len(dataset)} images in {elapsed}, {speed:.1f} images/s on {world.device} ({job.precision})")
+    if args.out is not None:
+        about = {
+            "weights": args.path.resolve(),
+            "annotations": job.annotations.resolve(),
+            "images": job.images.resolve(),
+            "num_images": len(dataset),
+            "fingerprint": dataset.fingerprint,
+            "device": str(world.device),
+            "precision": job.precision,
+            "images_per_second": round(speed, 3),
+        }
+        write_detections(args.out / "detections.json", tables[-1])
+        write_json_atomic(args.out / "metrics.json", evaluation.to_json(job.split, **about))
+        print(f"written: {args.out / 'metrics.json'}, {args.out / 'detections.json'}")
+
+
+def run_detector(
+    args: argparse.Namespace, job: Job, model: SparseRCNN, dataset: CocoDetection, world: World
+) -> list[DetectionTable] | None:
+    import torch
+    from tqdm import tqdm
+
+    from experiments.build import eval_batches
+    from sparse_rcnn.cpu import keep_freed_memory
+    from sparse_rcnn.detect import detect
+
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    model.to(
+        world.device, memory_format=torch.channels_last if job.channels_last else torch.contiguous_format
+    )
+    # The three settings that the loader of a training's evaluation reads; nothing here is random.
+    config = {"eval": {"batch_size": job.batch_size}, "data": {"num_workers": job.num_workers}, "seed": 0}
+    batches = eval_batches(config, dataset, world)
+    total = len(batches.batch_sampler.indices)
+    with tqdm(total=total, desc="detect", unit="img", disable=None if world.is_main else True) as bar:
+        category_ids = model.card.category_ids
+        last_only = not args.all_stages
+        return detect(model, batches, category_ids, world, job.precision, bar.update, last_only)
+
+
+def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
+    """Options and defaults: of the run where ``config`` is its configuration, general ones otherwise.
+
+    Raises:
+        UserError: weights alone and no data set.
+    """
+    own = args.annotations is None
+    if own and config is None:
+        raise UserError(
+            f"{args.path} is no run directory, so it has no data: give --annotations and --images"
+        )
+    data = config["data"]["val"] if own else {"annotations": args.annotations, "images": args.images}
+    batch_size = config["eval"]["batch_size"] if config else 8
+    num_workers = config["data"]["num_workers"] if config else 2
+    return Job(
+        split="val" if own else "test",
+        annotations=Path(data["annotations"]),
+        images=Path(data["images"]),
+        max_images=data.get("max_images") if args.max_images is None else args.max_images,
+        drop_degenerate_boxes=config["data"]["drop_degenerate_boxes"] if config and own else True,
+        batch_size=batch_size if args.batch_size is None else args.batch_size,
+        num_workers=num_workers if args.num_workers is None else args.num_workers,
+        precision=args.precision or (config["train"]["precision"] if config else "fp32"),
+        channels_last=config["train"]["channels_last"] if config else False,
+    )
+
+
+def prepare_own_data(run: Any, job: Job, world: World) -> None:
+    """Make embedded data that is gone, and say when the file is not the one the run was validated on."""
+    from experiments.identity import file_fingerprint
+    from experiments.training import ensure_data
+
+    if world.is_main:
+        if not job.annotations.is_file():
+            ensure_data(run.config)
+        expected = run.meta.get("data", {}).get("val", {}).get("fingerprint")
+        exists = job.annotations.is_file()
+        if expected is not None and exists and file_fingerprint(job.annotations) != expected:
+            print(f"warning: {job.annotations} has changed since the training of {run.path}", file=sys.stderr)
+    world.barrier()
+
+
+def check_label_spaces(
+    of_model: Sequence[Mapping[str, Any]], of_data: Sequence[Mapping[str, Any]], model: str, data: str
+) -> None:
+    """Refuse data whose classes are not the model's.
+
+    Raises:
+        UserError: names the first categories that differ.
+    """
+    names = [{c["id"]: c["name"] for c in categories} for categories in (of_model, of_data)]
+    if names[0] == names[1]:
+        return
+    differing = [i for i in sorted({*names[0], *names[1]}) if names[0].get(i) != names[1].get(i)]
+    shown = [
+        f"id {i} is {' against '.join(repr(n[i]) if i in n else 'absent' for n in names)}"
+        for i in differing[:3]
+    ]
+    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+    made_up = all(c["name"].startswith("class_") for c in of_model)
+    hint = f"; convert the weights again with --categories {data}" if made_up else ""
+    raise UserError(
+        f"{model} ({len(of_model)} classes) and {data} ({len(of_data)}) have different categories: "
+        f"{', '.join(shown)}{more}; evaluate on data of the model's classes{hint}"
+    )
+
+
+def print_metrics(evaluation: Evaluation, title: str, show_300: bool, per_class: bool) -> None:
+    """The twelve numbers in percent, one column an output; then those of the classes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from experiments.summary import percent
+
+    columns = {f"stage {s}": metrics for s, metrics in enumerate(evaluation.stages[:-1])}
+    columns["detector"] = evaluation.last
+    if show_300:
+        columns["maxDets 300"] = evaluation.max_dets_300
+    table = Table(title=title)
+    table.add_column("%")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in zip(*(metrics.summary.items() for metrics in columns.values()), strict=True):
+        names = dict.fromkeys(name for name, _ in row)  # AR100 is AR300 in the last column
+        table.add_row("/".join(names), *(percent(value) for _, value in row))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    if per_class:
+        table = Table("class", "AP", "AP50")
+        for name, ap in evaluation.last.per_class.items():
+            ap_50 = evaluation.last.per_class_50[name]
+            table.add_row(name, *("-" if value is None else percent(value) for value in (ap, ap_50)))
+        console.print(table)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.annotations is None) != (args.images is None):
+        raise UserError(
+            "--annotations and --images belong together: give both, or neither for a run's own data"
+        )
+    for option, least in (("batch_size", 1), ("max_images", 1), ("num_workers", 0)):
+        value = getattr(args, option)
+        if value is not None and value < least:
+            raise UserError(f"--{option.replace('_', '-')} {value}: at least {least}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

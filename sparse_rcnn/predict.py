@@ -1,0 +1,175 @@
+"""Detections for pictures: a file, a PIL image or a tensor in, boxes in its own pixels out."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from sparse_rcnn.boxes import whwh
+from sparse_rcnn.data.batching import collate
+from sparse_rcnn.data.coco import Sample
+from sparse_rcnn.data.image import exif_orientation, read_image, to_rgb, to_upright
+from sparse_rcnn.data.transforms import EvalTransform
+from sparse_rcnn.detect import eval_mode
+from sparse_rcnn.errors import DataError, UserError
+from sparse_rcnn.inference import select_detections
+from sparse_rcnn.structures import Batch, Detections, StageOutput
+
+if TYPE_CHECKING:
+    from sparse_rcnn.detector import SparseRCNN
+
+ImageInput = str | os.PathLike[str] | Image.Image | Tensor
+"""A file, a PIL image, or a tensor (3, H, W) of RGB in 0..255, uint8 or float."""
+
+SIZE_DIVISOR = 32
+
+
+@dataclass(frozen=True)
+class StagePredictions:
+    """The proposals of one image and what every stage makes of them, in pixels of the image, never clipped.
+
+    Shapes: ``proposals_xyxy_abs`` (P, 4); ``outputs`` one per stage, logits (1, P, K) and boxes (1, P, 4).
+    All on the CPU.
+    """
+
+    proposals_xyxy_abs: Tensor
+    outputs: list[StageOutput]
+
+    @property
+    def boxes_xyxy_abs(self) -> Tensor:
+        """(S, P, 4)."""
+        return torch.cat([output.boxes_xyxy_abs for output in self.outputs])
+
+    @property
+    def scores(self) -> Tensor:
+        """(S, P), the best score of each box."""
+        return torch.cat([output.logits for output in self.outputs]).sigmoid().amax(-1)
+
+    @property
+    def labels(self) -> Tensor:
+        """(S, P), the label of the best score of each box."""
+        return torch.cat([output.logits for output in self.outputs]).argmax(-1)
+
+
+@torch.no_grad()
+def predict(
+    model: SparseRCNN, images: Sequence[ImageInput], score_threshold: float, batch_size: int
+) -> list[Detections]:
+    """Detections of each image, see ``SparseRCNN.predict``."""
+    if not 0 <= score_threshold <= 1:
+        raise UserError(f"score_threshold must be within 0 and 1, got {score_threshold}")
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}")
+    transform = _transform(model)
+    found: dict[int, Detections] = {}
+
+    def run(samples: list[Sample]) -> None:
+        batch, output = _forward(model, samples)
+        for i, detections in zip(
+            batch.image_ids,
+            select_detections(output[-1], batch.image_sizes_hw, batch.original_sizes_hw),
+            strict=True,
+        ):
+            found[i] = detections.above(score_threshold)
+
+    # Only images of one padded size share a batch: more padding changes the numbers a little, and what is
+    # found in an image must not depend on its company.
+    waiting: defaultdict[tuple[int, ...], list[Sample]] = defaultdict(list)
+    with eval_mode(model):
+        for i, image in enumerate(images):
+            sample = _sample(transform, load_image(image, f"image {i}"), i)
+            group = waiting[tuple(-(-side // SIZE_DIVISOR) for side in sample.image.shape[-2:])]
+            group.append(sample)
+            if len(group) == batch_size:
+                run(group)
+                group.clear()
+        for group in waiting.values():
+            if group:
+                run(group)
+    return [found[i] for i in range(len(found))]
+
+
+@torch.no_grad()
+def predict_stages(model: SparseRCNN, image: ImageInput) -> StagePredictions:
+    """The proposals and every stage's output on one image, see ``SparseRCNN.predict_stages``."""
+    sample = _sample(_transform(model), load_image(image, "the image"), 0)
+    with eval_mode(model):
+        batch, outputs = _forward(model, [sample])
+        proposals_xyxy_abs, _ = model.proposals(batch.image_sizes_hw)
+    scale = (whwh(batch.original_sizes_hw) / whwh(batch.image_sizes_hw))[:, None]
+    scaled = [
+        StageOutput(output.logits.float().cpu(), (output.boxes_xyxy_abs.float() * scale).cpu())
+        for output in outputs
+    ]
+    return StagePredictions((proposals_xyxy_abs.float() * scale)[0].cpu(), scaled)
+
+
+def load_image(image: ImageInput, who: str) -> tv_tensors.Image:
+    """What a user may give as an image, as RGB uint8 (3, H, W), upright.
+
+    ``who``: what the errors call an image that is no file.
+
+    Raises: DataError for a file or a PIL image that cannot be read, UserError for what is no image.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        try:
+            upright = to_upright(to_rgb(image), exif_orientation(image))
+        # PIL reads a file when its pixels are first asked for, and decoders fail in every way there is.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{who}: the PIL image cannot be read: {reason}") from error
+        return F.to_image(upright)
+    if not isinstance(image, Tensor):
+        raise UserError(
+            f"{who} is a {type(image).__name__}: "
+            "give a path, a PIL image, a tensor (3, H, W) or a list of these"
+        )
+    return _checked_tensor(image, who)
+
+
+def _checked_tensor(image: Tensor, who: str) -> tv_tensors.Image:
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise UserError(f"{who} has shape {tuple(image.shape)}: give a tensor (3, H, W), or a list of them")
+    if image.dtype != torch.uint8:
+        if not image.is_floating_point():
+            raise UserError(f"{who} has dtype {image.dtype}: give uint8 or float, 0..255")
+        low, high = image.min().item(), image.max().item()
+        if not (low >= 0 and high <= 255):  # NaN is neither
+            raise UserError(f"{who} has values from {low:g} to {high:g}: give RGB in 0..255, not normalised")
+        if 0 < high <= 1:
+            raise UserError(f"{who} has no value above {high:g}: give RGB in 0..255, not in 0..1")
+        # Files come in uint8 and are resized in it; the same picture as floats must give the same boxes.
+        image = image.round().to(torch.uint8)
+    return tv_tensors.Image(image.detach().cpu())
+
+
+def _transform(model: SparseRCNN) -> EvalTransform:
+    if model.card is None:
+        raise UserError(
+            "the model has no card, so its image size and classes are unknown: load it with "
+            "SparseRCNN.from_pretrained, or set model.card = ModelCard(...) (sparse_rcnn.weights)"
+        )
+    return EvalTransform(model.card.short_side, model.card.max_long_side)
+
+
+def _sample(transform: EvalTransform, image: tv_tensors.Image, index: int) -> Sample:
+    height, width = image.shape[-2:]
+    no_boxes, no_labels = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    return Sample(transform(image), no_boxes, no_labels, image_id=index, original_size_hw=(height, width))
+
+
+def _forward(model: SparseRCNN, samples: list[Sample]) -> tuple[Batch, list[StageOutput]]:
+    batch = collate(samples, SIZE_DIVISOR).to(model.pixel_mean.device)
+    return batch, model(batch.images, batch.image_sizes_hw)

@@ -1,0 +1,181 @@
+"""Signals: the run stops in order at the next step boundary, says so, and goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import experiments.training
+from sparse_rcnn.interrupt import Interrupted, StopRequest
+from tests import tiny
+from tests.test_resume import EVERYTHING, assert_same
+
+
+@functools.cache
+def reference() -> Path:
+    return tiny.train(tiny.overrides(Path(tempfile.mkdtemp(dir=tiny.data_root().parent)), *EVERYTHING))
+
+
+class Signaller:
+    """A writer that signals its own process when a step is logged."""
+
+    def __init__(self, step: int, number: int, times: int = 1) -> None:
+        self.step, self.number, self.times = step, number, times
+
+    def log(self, event: str, step: int, epoch: float, metrics: Any) -> None:
+        if event == "train" and step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+
+    def close(self) -> None:
+        pass
+
+
+def signalled(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    monkeypatch.setattr(experiments.training, "build_writers", lambda *_: [Signaller(*arguments)])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
+def test_a_signal_saves_stops_and_the_next_start_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    arguments = tiny.overrides(tmp_path, *EVERYTHING)
+    handlers = [signal.getsignal(s) for s in StopRequest.SIGNALS]
+    with monkeypatch.context() as patch:
+        signalled(patch, 2, number)  # the line of step 2 is written while its checkpoint is
+        with pytest.raises(SystemExit) as caught:
+            tiny.train(arguments)
+    assert caught.value.code == 128 + number
+    message = f"stopped by {number.name} after step 2; the checkpoint is saved, run again to continue\n"
+    assert capfd.readouterr().err == message
+    run = tiny.only_run(tmp_path)
+    status = tiny.status(run)
+    assert (status["state"], status["step"], status["error"]) == ("interrupted", 2, None)
+    assert tiny.newest_state(run)["step"] == 2
+    assert [signal.getsignal(s) for s in StopRequest.SIGNALS] == handlers
+
+    assert_same(tiny.train(arguments), reference())
+
+
+def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = tiny.overrides(tmp_path, *EVERYTHING, "train.checkpoint_every=null")
+    for step in (1, 3):
+        with monkeypatch.context() as patch:
+            # A line is written while the next step is under way: the stop comes at the end of that one.
+            signalled(patch, step, signal.SIGTERM)
+            with pytest.raises(SystemExit):
+                tiny.train(arguments)
+        run = tiny.only_run(tmp_path)
+        assert tiny.status(run)["state"] == "interrupted"
+        assert tiny.newest_state(run)["step"] == step + 1
+    with monkeypatch.context() as patch:
+        signalled(patch, 5, signal.SIGTERM)  # comes too late: all steps are done
+        assert_same(tiny.train(arguments), reference())
+    assert len(json.loads((run / "meta.json").read_text())["resumes"]) == 2
+
+
+def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = tiny.overrides(tmp_path, *EVERYTHING)
+    with monkeypatch.context() as patch:
+        signalled(patch, 3, signal.SIGINT, 2)
+        with pytest.raises(KeyboardInterrupt):
+            tiny.train(arguments)
+    run = tiny.only_run(tmp_path)
+    assert tiny.status(run)["state"] == "interrupted"
+    assert tiny.newest_state(run)["step"] == 2  # nothing was saved any more
+    assert_same(tiny.train(arguments), reference())
+
+
+def test_a_second_signal_of_another_kind_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        signalled(patch, 3, signal.SIGTERM, 3)
+        with pytest.raises(SystemExit) as caught:
+            tiny.train(tiny.overrides(tmp_path))
+    assert caught.value.code == 128 + signal.SIGTERM
+
+
+def test_the_message_says_by_what() -> None:
+    assert str(Interrupted(3, signal.SIGUSR1)).startswith("stopped by SIGUSR1 after step 3;")
+    assert str(Interrupted(3, 0)).startswith("stopped by a signal to another rank after step 3;")
+
+
+# --- real processes ----------------------------------------------------------------------------------------
+
+ENDLESS = ("schedule.length=1000000", "train.checkpoint_every=null", "train.log_every=1")
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it does not get there"
+        time.sleep(0.05)
+
+
+def is_training(runs_root: Path) -> bool:
+    return any(p.read_text().count("\n") > 2 for p in runs_root.glob("*/*/metrics.jsonl"))
+
+
+def test_a_signal_to_all_processes_of_a_job_stops_in_order(tmp_path: Path) -> None:
+    """As a scheduler does it: the data workers get the signal as well, and must not die of it."""
+    arguments = tiny.overrides(tmp_path, *ENDLESS, "data.num_workers=1")
+    process = subprocess.Popen(
+        tiny.command(arguments),
+        cwd=tiny.ROOT,
+        env=tiny.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until(lambda: is_training(tmp_path), process)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, out, err = tiny.finish(process)
+    run = tiny.only_run(tmp_path)
+    step = tiny.newest_state(run)["step"]
+    message = f"stopped by SIGTERM after step {step}; the checkpoint is saved, run again to continue\n"
+    assert (code, out, err) == (128 + signal.SIGTERM, "", message)
+    assert tiny.status(run)["state"] == "interrupted"
+    assert tiny.leftovers(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1], ids=lambda n: n.name)
+def test_other_signals_stop_a_real_process_too(tmp_path: Path, number: signal.Signals) -> None:
+    process = tiny.start(tiny.overrides(tmp_path, *ENDLESS))
+    wait_until(lambda: is_training(tmp_path), process)
+    process.send_signal(number)
+    code, _, err = tiny.finish(process)
+    assert code == 128 + number
+    assert err.startswith(f"stopped by {number.name} after step ")
+    assert len(err.splitlines()) == 1
+    assert tiny.status(tiny.only_run(tmp_path))["state"] == "interrupted"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_of_two_ranks_stops_both(tmp_path: Path, rank: int) -> None:
+    group = tiny.start_group(tiny.overrides(tmp_path, *ENDLESS), 2)
+    wait_until(lambda: is_training(tmp_path), group[0])
+    group[rank].send_signal(signal.SIGUSR1)
+    ends = [tiny.finish(process) for process in group]
+    run = tiny.only_run(tmp_path)
+    step = tiny.newest_state(run)["step"]
+    # The one that was signalled says by what; the other one ends as after SIGTERM. Rank 0 says it, once.
+    codes = [128 + (signal.SIGUSR1 if r == rank else signal.SIGTERM) for r in (0, 1)]
+    assert [code for code, _, _ in ends] == codes, ends
+    who = "SIGUSR1" if rank == 0 else "a signal to another rank"
+    assert ends[0][2] == f"stopped by {who} after step {step}; the checkpoint is saved, run again to continue\n"
+    assert ends[1][2] == ""
+    assert tiny.status(run)["state"] == "interrupted"
+    assert len(tiny.newest_state(run)["rng"]) == 2
