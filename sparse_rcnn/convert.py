@@ -15,6 +15,7 @@ from sparse_rcnn.state_dicts import misfits
 PIXEL_MEAN = [123.675, 116.28, 103.53]
 PIXEL_STD = [58.395, 57.12, 57.375]
 
+
 def _shape(state: dict[str, Tensor], name: str, dims: int) -> tuple[int, ...]:
     if name not in state:
         raise CheckpointError(f"not a released Sparse R-CNN checkpoint: tensor {name} is missing")
@@ -182,7 +183,9 @@ def released_name(name: str, architecture: dict[str, Any]) -> str | None:
         return f"backbone.fpn_{'lateral' if kind == 'inner' else 'output'}{int(level) + 2}.{leaf}"
     if match := re.fullmatch(r"backbone\.bottom_up\.(conv1|bn1)\.(\w+)", name):
         return f"backbone.bottom_up.stem.conv1.{'norm.' if match[1] == 'bn1' else ''}{match[2]}"
-    if match := re.fullmatch(r"backbone\.bottom_up\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", name):
+    if match := re.fullmatch(
+        r"backbone\.bottom_up\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", name
+    ):
         layer, block, kind, number, leaf = match.groups()
         part = "shortcut" if kind == "downsample." else f"conv{number}"
         norm = "norm." if kind == "bn" or (kind == "downsample." and number == "1") else ""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.architecture import TRUSTED_MODULES
 from sparse_rcnn.predict import ImageInput, StagePredictions, predict, predict_stages
+from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class SparseRCNN(nn.Module):
         backbone: nn.Module,
         proposals: nn.Module,
         roi_pooler: nn.Module,
-        stage: nn.Module,
+        stage: Stage,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
@@ -52,9 +53,10 @@ class SparseRCNN(nn.Module):
         self.backbone = backbone
         self.proposals = proposals
         self.roi_pooler = roi_pooler
-        self.stages = nn.ModuleList(copy.deepcopy(stage) for _ in range(num_stages))
-        for clone in self.stages:
+        clones = [copy.deepcopy(stage) for _ in range(num_stages)]
+        for clone in clones:
             clone.reset_parameters()
+        self.stages = nn.ModuleList(clones)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         # Recompute each stage in the backward pass: 12 stages or 500 proposals then fit. Same numbers.

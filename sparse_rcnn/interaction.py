@@ -19,6 +19,8 @@ class DynamicInteraction(nn.Module):
 
     def __init__(self, hidden_dim: int, dim_dynamic: int, output_size: int, dropout: float) -> None:
         super().__init__()
+        if min(dim_dynamic, output_size) < 1:
+            raise ValueError(f"dim_dynamic and output_size must be at least 1, got {dim_dynamic} and {output_size}")
         self.hidden_dim, self.dim_dynamic, self.output_size = hidden_dim, dim_dynamic, output_size
         self.dynamic_layer = nn.Linear(hidden_dim, 2 * hidden_dim * dim_dynamic)
         self.norm1 = nn.LayerNorm(dim_dynamic)

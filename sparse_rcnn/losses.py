@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
 from sparse_rcnn.boxes import generalized_iou, whwh
-from sparse_rcnn.matcher import HungarianMatcher, Matches
+from sparse_rcnn.matcher import HungarianMatcher, Matches, check_focal, check_not_negative
 from sparse_rcnn.structures import StageOutput, Targets
 
 
@@ -51,6 +51,8 @@ class SetCriterion(nn.Module):
         focal_gamma: float,
     ) -> None:
         super().__init__()
+        check_not_negative(class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
+        check_focal(focal_alpha, focal_gamma)
         self.matcher = matcher
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma

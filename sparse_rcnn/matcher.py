@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,8 @@ class HungarianMatcher:
     def __init__(
         self, class_cost: float, l1_cost: float, giou_cost: float, focal_alpha: float, focal_gamma: float
     ) -> None:
+        check_not_negative(class_cost=class_cost, l1_cost=l1_cost, giou_cost=giou_cost)
+        check_focal(focal_alpha, focal_gamma)
         if class_cost == 0 and l1_cost == 0 and giou_cost == 0:
             raise ValueError("class_cost, l1_cost and giou_cost are all 0: nothing to match by")
         self.class_cost, self.l1_cost, self.giou_cost = class_cost, l1_cost, giou_cost
@@ -95,6 +98,20 @@ class HungarianMatcher:
                 pairs.append(np.stack((np.full_like(proposal, s), np.full_like(proposal, n), proposal, target)))
         flat = torch.from_numpy(np.concatenate(pairs, axis=1).astype(np.int64))
         return Matches(*flat.to(device, non_blocking=True))
+
+
+def check_not_negative(**values: float) -> None:
+    """Refuse a negative weight, or one that is not finite, by its name."""
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+
+
+def check_focal(focal_alpha: float, focal_gamma: float) -> None:
+    """Refuse what makes no focal loss: alpha is a share, gamma an exponent that weakens easy examples."""
+    check_not_negative(focal_gamma=focal_gamma)
+    if not 0 <= focal_alpha <= 1:
+        raise ValueError(f"focal_alpha must be between 0 and 1, got {focal_alpha}")
 
 
 def _blame(logits: Tensor, boxes_xyxy_abs: Tensor, stage: int, image: int) -> str:

@@ -21,10 +21,15 @@ def seed_everything(seed: int, rank: int = 0) -> None:
 def get_rng_state() -> dict[str, Any]:
     """The states of all generators, made of tensors, numbers and lists (loads with ``weights_only``)."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    legacy = np.random.get_state(legacy=False)
+    assert isinstance(legacy, dict)
     state = {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": {
+            "keys": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "position": int(legacy["state"]["pos"]),
+            "gauss": [int(legacy["has_gauss"]), float(legacy["gauss"])],
+        },
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -36,8 +41,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Restore what ``get_rng_state`` gave."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    numpy_state = state["numpy"]
+    keys = numpy_state["keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, numpy_state["position"], *numpy_state["gauss"]))
     torch.set_rng_state(state["torch"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -13,8 +13,8 @@ from torchvision.ops import roi_align
 def assign_levels(boxes_xyxy_abs: Tensor, min_level: int, max_level: int) -> Tensor:
     """Pyramid level of each box (..., 4): floor(4 + log2(sqrt(area) / 224 + 1e-8)), clamped (spec 5).
 
-    A box whose width and height have different signs has a negative area and belongs to no level: -1. Nor does a
-    box that is not finite, from which torchvision's RoIAlign on a CPU would read anywhere in memory.
+    A box whose width and height have different signs has a negative area and belongs to no level: -1. Nor
+    does a box that is not finite, from which torchvision's RoIAlign on a CPU would read anywhere in memory.
     """
     x1, y1, x2, y2 = boxes_xyxy_abs.unbind(-1)
     w, h = x2 - x1, y2 - y1
@@ -87,27 +87,30 @@ class GatherRoIAlign(_RoIPooler):
         pixels = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
         sizes = [tuple(m.shape[2:]) for m in maps]
         starts = [0]
-        for height, width in sizes[:-1]:
-            starts.append(starts[-1] + num_images * height * width)
+        for h, w in sizes[:-1]:
+            starts.append(starts[-1] + num_images * h * w)
         level = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(maps) - 1)
         exists = level >= 0
         index = (level - MIN_LEVEL).clamp(min=0)
-        height, width = torch.tensor(sizes, device=device)[index].unbind(1)
+        heights, widths = torch.tensor(sizes, device=device)[index].unbind(1)
         image = torch.arange(num_images, device=device).repeat_interleave(num_proposals)
-        first = torch.tensor(starts, device=device)[index] + image * height * width
+        first = torch.tensor(starts, device=device)[index] + image * heights * widths
 
         scaled = boxes * torch.exp2(-level.clamp(min=MIN_LEVEL).to(boxes.dtype))[:, None] - 0.5
-        rows, row_weights = self._samples(scaled[:, 1], scaled[:, 3], height)
-        columns, column_weights = self._samples(scaled[:, 0], scaled[:, 2], width)
+        rows, row_weights = self._samples(scaled[:, 1], scaled[:, 3], heights)
+        columns, column_weights = self._samples(scaled[:, 0], scaled[:, 2], widths)
         size, taps = self.output_size, 2 * self.sampling_ratio
         shape = (len(boxes) * size * size, taps * taps)
         # (R, S, 1, taps, 1) rows against (R, 1, S, 1, taps) columns: every bin with every pixel it draws on.
         rows, row_weights = rows[:, :, None, :, None], row_weights[:, :, None, :, None]
         columns, column_weights = columns[:, None, :, None, :], column_weights[:, None, :, None, :]
-        where = first.view(-1, 1, 1, 1, 1) + rows * width.view(-1, 1, 1, 1, 1) + columns
+        where = first.view(-1, 1, 1, 1, 1) + rows * widths.view(-1, 1, 1, 1, 1) + columns
         weights = row_weights * column_weights / self.sampling_ratio**2 * exists.view(-1, 1, 1, 1, 1)
         pooled = F.embedding_bag(
-            where.reshape(shape), pixels, mode="sum", per_sample_weights=weights.reshape(shape).to(pixels.dtype)
+            where.reshape(shape),
+            pixels,
+            mode="sum",
+            per_sample_weights=weights.reshape(shape).to(pixels.dtype),
         )
         return pooled.view(len(boxes), size * size, -1).transpose(1, 2).unflatten(2, (size, size))
 

@@ -39,6 +39,12 @@ class Tower(nn.Sequential):
             layers += [nn.Linear(hidden_dim, hidden_dim, bias=False), nn.LayerNorm(hidden_dim), nn.ReLU(True)]
         super().__init__(*layers, nn.Linear(hidden_dim, num_outputs))
 
+    @property
+    def last(self) -> nn.Linear:
+        linear = self[-1]
+        assert isinstance(linear, nn.Linear)
+        return linear
+
 
 class Stage(nn.Module):
     """One dynamic head: object features and boxes in, refined ones out (paper section 3.2, spec 6 to 9).
@@ -68,6 +74,12 @@ class Stage(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if dim_feedforward < 1:
+            raise ValueError(f"dim_feedforward must be at least 1, got {dim_feedforward}")
+        if min(num_cls_layers, num_reg_layers) < 0:
+            raise ValueError(
+                f"num_cls_layers and num_reg_layers must not be negative, got {num_cls_layers} and {num_reg_layers}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be within 0 (included) and 1 (excluded), got {dropout}")
         self.hidden_dim, self.num_classes = hidden_dim, num_classes
@@ -83,7 +95,7 @@ class Stage(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
-        nn.init.constant_(self.cls_tower[-1].bias, prior)
+        nn.init.constant_(self.cls_tower.last.bias, prior)
 
     def forward(
         self, roi_features: Tensor, boxes_xyxy_abs: Tensor, object_features: Tensor

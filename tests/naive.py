@@ -54,7 +54,7 @@ def best_assignment(cost: np.ndarray) -> tuple[float, dict[int, int]]:
         itertools.permutations(range(num_proposals), num_targets),
         key=lambda rows: sum(cost[p, m] for m, p in enumerate(rows)),
     )
-    return sum(float(cost[p, m]) for m, p in enumerate(best)), {m: p for m, p in enumerate(best)}
+    return sum(float(cost[p, m]) for m, p in enumerate(best)), dict(enumerate(best))
 
 
 def focal_loss(logit: float, is_target: bool) -> float:
@@ -128,7 +128,7 @@ def bilinear(plane: np.ndarray, y: float, x: float) -> float:
 
 
 def roi_align(maps: Sequence[np.ndarray], box: Box, size: int, ratio: int) -> np.ndarray:
-    """RoI feature (C, size, size) of one box from maps p2.. (C, H, W), aligned (spec 5); zero without a level."""
+    """RoI feature (C, size, size) of a box from maps p2.. (C, H, W), aligned (spec 5); zero without level."""
     pooled = np.zeros((maps[0].shape[0], size, size))
     box_level = level(box)
     if box_level is None:
@@ -192,9 +192,7 @@ def dynamic_interaction(
             flat += relu(layer_norm(out, p["norm2.weight"], p["norm2.bias"]))  # position-major
     mixed = linear(flat, p["out_layer.weight"], p["out_layer.bias"])
     mixed = relu(layer_norm(mixed, p["norm3.weight"], p["norm3.bias"]))
-    return layer_norm(
-        [f + m for f, m in zip(feature, mixed, strict=True)], p["norm.weight"], p["norm.bias"]
-    )
+    return layer_norm([f + m for f, m in zip(feature, mixed, strict=True)], p["norm.weight"], p["norm.bias"])
 
 
 def self_attention(parameters: dict[str, np.ndarray], features: np.ndarray, num_heads: int) -> np.ndarray:
@@ -202,7 +200,9 @@ def self_attention(parameters: dict[str, np.ndarray], features: np.ndarray, num_
     p = parameters
     num_channels = features.shape[1]
     width = num_channels // num_heads
-    packed = [linear(f, p["attention.in_proj_weight"], p["attention.in_proj_bias"]) for f in features.tolist()]
+    packed = [
+        linear(f, p["attention.in_proj_weight"], p["attention.in_proj_bias"]) for f in features.tolist()
+    ]
     result = []
     for i, feature in enumerate(features.tolist()):
         joined: list[float] = []
@@ -228,9 +228,7 @@ def select_detections(
 ) -> list[tuple[float, int, list[float]]]:
     """(score, label, box) of one image, best first (spec 15)."""
     num_proposals, num_classes = logits.shape
-    scored = [
-        (sigmoid(float(logits[p, k])), k, p) for p in range(num_proposals) for k in range(num_classes)
-    ]
+    scored = [(sigmoid(float(logits[p, k])), k, p) for p in range(num_proposals) for k in range(num_classes)]
     scored.sort(key=lambda entry: -entry[0])
     height, width = original_hw
     scale_y, scale_x = height / size_hw[0], width / size_hw[1]

@@ -92,7 +92,7 @@ def resnet(depth: int, stride_in_1x1: bool = False, num_frozen_stages: int = 2) 
 
 
 def small_detector(seed: int = 0, **changes: Any) -> SparseRCNN:
-    """A small detector whose proposals differ: with the whole image for all, there is little to tell apart."""
+    """A small detector whose proposals differ: where all are the whole image, little could go wrong."""
     torch.manual_seed(seed)
     model: SparseRCNN = build(architecture(**changes))
     with torch.no_grad():
@@ -102,7 +102,9 @@ def small_detector(seed: int = 0, **changes: Any) -> SparseRCNN:
     return model
 
 
-def images_of(sizes_hw: list[tuple[int, int]], side: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+def images_of(
+    sizes_hw: list[tuple[int, int]], side: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     """Noise images in one zero-padded uint8 batch, and their sizes (N, 2)."""
     generator = torch.Generator().manual_seed(seed)
     height = side or -(-max(h for h, _ in sizes_hw) // 32) * 32

@@ -45,7 +45,9 @@ def test_stem_and_res2_are_frozen_and_norms_have_no_parameters(depth: int, num_f
     assert all(m.eps == 1e-5 for m in norms)
 
 
-@pytest.mark.parametrize(("num_frozen_stages", "first_trained"), [(0, "conv1"), (1, "layer1"), (3, "layer3"), (5, None)])
+@pytest.mark.parametrize(
+    ("num_frozen_stages", "first_trained"), [(0, "conv1"), (1, "layer1"), (3, "layer3"), (5, None)]
+)
 def test_number_of_frozen_stages(num_frozen_stages: int, first_trained: str | None) -> None:
     with torch.device("meta"):
         net = ResNet(depth=18, stride_in_1x1=False, num_frozen_stages=num_frozen_stages)
@@ -75,7 +77,9 @@ def test_resnet_equals_torchvisions_in_evaluation() -> None:
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.1)
-    state = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k}
+    state = {
+        k: v for k, v in reference.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k
+    }
     net = ResNet(depth=18, stride_in_1x1=False, num_frozen_stages=2)
     net.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
@@ -117,7 +121,9 @@ def test_pyramid_is_lateral_plus_upsampled_then_3x3() -> None:
         inner = inner + p[f"inner_blocks.{level}.0.bias"][:, None, None]
         if above is not None:
             inner = inner + above.repeat_interleave(2, 2).repeat_interleave(2, 3)  # nearest
-        wanted = F.conv2d(inner, p[f"layer_blocks.{level}.0.weight"], p[f"layer_blocks.{level}.0.bias"], padding=1)
+        wanted = F.conv2d(
+            inner, p[f"layer_blocks.{level}.0.weight"], p[f"layer_blocks.{level}.0.bias"], padding=1
+        )
         torch.testing.assert_close(got[level], wanted, rtol=1e-9, atol=1e-9)
         above = inner
 

@@ -27,11 +27,23 @@ def released(depth: int = 18, **changes: Any) -> tuple[State, State, dict[str, A
 
 @pytest.mark.parametrize(
     ("depth", "num_stages", "num_proposals", "num_classes", "hidden_dim"),
-    [(18, 3, 20, 5, 32), (34, 1, 1, 1, 16), (50, 6, 100, 80, 256), (101, 6, 300, 80, 256), (50, 12, 500, 1, 64)],
+    [
+        (18, 3, 20, 5, 32),
+        (34, 1, 1, 1, 16),
+        (50, 6, 100, 80, 256),
+        (101, 6, 300, 80, 256),
+        (18, 12, 500, 1, 64),
+    ],
 )
-def test_round_trip(depth: int, num_stages: int, num_proposals: int, num_classes: int, hidden_dim: int) -> None:
+def test_round_trip(
+    depth: int, num_stages: int, num_proposals: int, num_classes: int, hidden_dim: int
+) -> None:
     ours, theirs, described = released(
-        depth, num_stages=num_stages, num_proposals=num_proposals, num_classes=num_classes, hidden_dim=hidden_dim
+        depth,
+        num_stages=num_stages,
+        num_proposals=num_proposals,
+        num_classes=num_classes,
+        hidden_dim=hidden_dim,
     )
     assert len(theirs) == len(ours), "no two tensors share a name"
     back, inferred = released_to_ours(theirs)
@@ -55,6 +67,19 @@ def test_names_of_the_release() -> None:
     assert shapes["head.head_series.1.bboxes_delta.weight"] == (4, 16)
 
 
+def test_names_of_one_stage() -> None:
+    _, theirs, _ = released(num_stages=1)
+    prefix = "head.head_series.0."
+    norms = ["norm1", "norm2", "norm3", *(f"inst_interact.norm{i}" for i in (1, 2, 3))]
+    norms += ["cls_module.1", "reg_module.1", "reg_module.4", "reg_module.7"]
+    linears = ["linear1", "linear2", "inst_interact.dynamic_layer", "inst_interact.out_layer"]
+    linears += ["self_attn.out_proj", "class_logits", "bboxes_delta"]
+    wanted = {f"{module}.{leaf}" for module in norms + linears for leaf in ("weight", "bias")}
+    wanted |= {"self_attn.in_proj_weight", "self_attn.in_proj_bias", "cls_module.0.weight"}
+    wanted |= {f"reg_module.{i}.weight" for i in (0, 3, 6)}
+    assert {n.removeprefix(prefix) for n in theirs if n.startswith(prefix)} == wanted
+
+
 def refused(state: State) -> str:
     with pytest.raises(CheckpointError) as caught:
         released_to_ours(state)
@@ -76,7 +101,10 @@ def test_files_of_other_models_are_refused_naming_the_first_tensor() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("head.head_series.0.class_logits.weight", "tensor head.head_series.0.class_logits.weight is missing"),
+        (
+            "head.head_series.0.class_logits.weight",
+            "tensor head.head_series.0.class_logits.weight is missing",
+        ),
         ("backbone.fpn_output3.bias", "backbone.fpn_output3.bias is missing"),
         ("head.head_series.1.norm2.weight", "head.head_series.1.norm2.weight is missing"),
         ("backbone.bottom_up.res2.0.conv1.norm.running_mean", "res2.0.conv1.norm.running_mean is missing"),
@@ -125,7 +153,9 @@ def test_variants_without_released_names_are_refused_naming_tensors() -> None:
     described = architecture()  # the small backbone
     with torch.device("meta"):
         state = build(described).state_dict()
-    with pytest.raises(CheckpointError, match=r"no name for: backbone\.bottom_up\.stem\.0\.weight, .* and \d+ more$"):
+    with pytest.raises(
+        CheckpointError, match=r"no name for: backbone\.bottom_up\.stem\.0\.weight, .* and \d+ more$"
+    ):
         ours_to_released(state, described)
 
 

@@ -271,6 +271,21 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32(pooler: str) -> Non
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients(model).values())
 
 
+def test_bfloat16_deltas_are_applied_in_float32() -> None:
+    model = small_detector(num_stages=1)
+    last = model.stages[0].reg_tower[-1]
+    delta = 0.30078125  # exact in bfloat16; its exponential is not
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 0.0, delta, delta]))
+    images, sizes = images_of(SIZES)
+    before = model.proposals(sizes)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        after = model(images, sizes)[0].boxes_xyxy_abs
+    growth = (after[..., 2:] - after[..., :2]) / (before[..., 2:] - before[..., :2])
+    torch.testing.assert_close(growth, torch.full_like(growth, math.exp(delta)), rtol=1e-5, atol=0)
+
+
 def test_channels_last_gives_the_same_numbers() -> None:
     model = small_detector().eval()
     images, sizes = images_of(SIZES)

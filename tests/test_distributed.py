@@ -420,9 +420,9 @@ def test_a_disk_that_is_full_on_rank_0_ends_both(tmp_path: Path) -> None:
     patch = """
 import errno
 import sparse_rcnn.checkpoint
-def save(*args):
+def clean(self):
     raise OSError(errno.ENOSPC, "No space left on device")
-sparse_rcnn.checkpoint.torch.save = save
+sparse_rcnn.checkpoint.CheckpointFolder._clean = clean
 """
     both = ends(tiny.overrides(tmp_path / "runs"), write_driver(tmp_path), PATCH=patch)
     assert [code for code, _ in both] == [1, 1], both

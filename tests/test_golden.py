@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -108,7 +107,7 @@ class Result:
 
 
 @pytest.fixture(scope="module", params=CASES)
-def result(request: pytest.FixtureRequest) -> Iterator[Result]:
+def result(request: pytest.FixtureRequest) -> Result:
     case = load(request.param)
     model = case.model.train()
     outputs = model(case.images, case.sizes)
@@ -126,7 +125,7 @@ def result(request: pytest.FixtureRequest) -> Iterator[Result]:
     with torch.no_grad():
         maps = model.backbone(model.normalize(case.images, case.sizes))
         evaluated = model(case.images, case.sizes)
-    yield Result(case, outputs, losses, gradients, matches, maps, evaluated)
+    return Result(case, outputs, losses, gradients, matches, maps, evaluated)
 
 
 def worst(a: Tensor, b: Tensor) -> float:
@@ -148,7 +147,11 @@ def test_logits_and_boxes_of_every_stage(result: Result) -> None:
 def test_losses(result: Result) -> None:
     reference = result.case.reference
     num_stages = len(result.outputs)
-    parts = {"loss_ce": result.losses.loss_class, "loss_bbox": result.losses.loss_l1, "loss_giou": result.losses.loss_giou}
+    parts = {
+        "loss_ce": result.losses.loss_class,
+        "loss_bbox": result.losses.loss_l1,
+        "loss_giou": result.losses.loss_giou,
+    }
     got = {
         name + ("" if s == num_stages - 1 else f"_{s}"): part[s].item()
         for name, part in parts.items()
@@ -197,7 +200,7 @@ def test_gradient_norm_of_every_parameter(result: Result) -> None:
 
 
 def test_small_gradients_themselves(result: Result) -> None:
-    # As vectors, |difference| / |reference|: a ReLU that flips at zero moves a single element by more than noise.
+    # As vectors, |difference| / |reference|: a ReLU that flips at zero moves one element by more.
     reference = result.case.reference
     allowed = FACTOR * max(result.case.noise["grad_norm_rel"][0], 1e-6)
     floor = 1e-6 * reference["grad_total_norm"]
@@ -268,7 +271,7 @@ def test_detections_before_and_after_scaling(result: Result) -> None:
 
 
 def test_gather_pooler_in_the_whole_model(result: Result) -> None:
-    # Its positions round otherwise: 1e-5 of a pixel per stage, so 20 times the noise is allowed, and losses 1e-4.
+    # Its positions round otherwise: 1e-5 of a pixel per stage; 20 times the noise is allowed.
     case = result.case
     original = case.model.roi_pooler
     case.model.roi_pooler = _gather(case)
@@ -324,7 +327,9 @@ def paper_config(overrides: list[str]) -> dict[str, Any]:
 
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=["recipe=paper", "data.root=/nowhere", "weights.backbone=null", *overrides])
+        cfg = compose(
+            "train", overrides=["recipe=paper", "data.root=/nowhere", "weights.backbone=null", *overrides]
+        )
     return validate(cfg, INJECTED)
 
 
@@ -337,8 +342,8 @@ OPTIM_CASES = {
         "train.backbone_lr_multiplier=0.1",
     ],
 }
-# Of the first two losses, and later: Adam's first steps follow signs, which rounding flips where a gradient is
-# nearly zero. At the rate of "fast" losses were seen to differ by 3e-3 and norms by 2e-2 at the sixth step,
+# Of the first two losses, and later: Adam's first steps follow signs, which rounding flips where a gradient
+# is nearly zero. At the rate of "fast" losses were seen to differ by 3e-3, norms by 2e-2 at the sixth step,
 # between one thread and two.
 TOLERANCES = {"official": (1e-5, 1e-5), "fast": (1e-5, 1e-2)}
 NORM_TOLERANCES = {"official": (1e-4, 1e-4), "fast": (1e-3, 0.1)}
@@ -393,11 +398,12 @@ def test_six_optimizer_steps_with_the_papers_configuration(name: str) -> None:
         assert tensor.abs().sum().item() == pytest.approx(absolute, rel=TOLERANCES[name][1], abs=1e-6), key
         assert tensor.sum().item() == pytest.approx(total, abs=TOLERANCES[name][1] * absolute + 1e-6), key
     if name == "fast":
-        # No box is on p4 or p5: no gradient, so that weight decay alone moves these, biases too.
-        for key in ("backbone.fpn_output4.weight", "backbone.fpn_output5.bias"):
+        # No box is on p5: without a gradient, weight decay alone moves these, the bias too.
+        for key in ("backbone.fpn_output5.weight", "backbone.fpn_output5.bias"):
             assert case.reference["grad_norm"][key] == 0
-            torch.testing.assert_close(released[key], before[key] * (1 - 1e-5 * 0.1) ** 6, rtol=2e-7, atol=0)
-            assert not torch.equal(released[key], before[key])
+            torch.testing.assert_close(released[key], before[key] * (1 - 1e-5 * 0.1) ** 6, rtol=1e-6, atol=0)
+            moved = (released[key] / before[key] - 1).mean().item()
+            assert moved == pytest.approx(-6e-6, rel=0.05)
     frozen = case.reference["frozen"]
     assert all(torch.equal(released[key], before[key]) for key in frozen)
 

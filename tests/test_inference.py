@@ -56,7 +56,10 @@ def test_ties_give_every_pair_of_box_and_label_at_most_once() -> None:
     output = StageOutput(torch.zeros(1, 6, 4), boxes)
     (found,) = select_detections(output, torch.tensor([[50, 50]]), torch.tensor([[50, 50]]))
     assert len(found) == 6
-    assert len({(b[0], y) for b, y in zip(found.boxes_xyxy_abs.tolist(), found.labels.tolist(), strict=True)}) == 6
+    assert (
+        len({(b[0], y) for b, y in zip(found.boxes_xyxy_abs.tolist(), found.labels.tolist(), strict=True)})
+        == 6
+    )
     assert found.scores.tolist() == [0.5] * 6
 
 

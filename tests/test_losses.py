@@ -43,7 +43,7 @@ def leaves(outputs: Sequence[StageOutput]) -> list[Tensor]:
 
 
 def test_losses_by_hand() -> None:
-    # One proposal, one class, p = 0.5; the boxes are 10 px apart, side by side, in an image 100 wide, 50 high.
+    # One proposal, one class, p = 0.5; boxes of 10 px side by side, in an image 100 wide, 50 high.
     output = StageOutput(torch.zeros(1, 1, 1), torch.tensor([[[0.0, 0, 10, 10]]]))
     targets = Targets.from_lists([torch.tensor([[10.0, 0, 20, 10]])], [torch.tensor([0])])
     losses = paper_criterion()([output], targets, torch.tensor([[50, 100]]), 1.0)
@@ -76,7 +76,9 @@ def test_gradient_equals_finite_differences_of_the_naive_loss(counts: list[int])
         return float(naive.set_loss(logits, boxes, as_lists(targets), SIZES.tolist(), 3.0).sum())
 
     got_logits = torch.stack([o.logits.grad for o in outputs if o.logits.grad is not None]).numpy()
-    got_boxes = torch.stack([o.boxes_xyxy_abs.grad for o in outputs if o.boxes_xyxy_abs.grad is not None]).numpy()
+    got_boxes = torch.stack(
+        [o.boxes_xyxy_abs.grad for o in outputs if o.boxes_xyxy_abs.grad is not None]
+    ).numpy()
     for array, got in ((logits, got_logits), (boxes, got_boxes)):
         wanted = np.zeros_like(array)
         for index in np.ndindex(*array.shape):
@@ -117,7 +119,9 @@ def test_a_batch_equals_its_images_alone() -> None:
     alone = torch.zeros(3, 2)
     for n, count in enumerate(targets.num_per_image):
         one = [StageOutput(o.logits[n : n + 1], o.boxes_xyxy_abs[n : n + 1]) for o in outputs]
-        target = Targets(targets.boxes_xyxy_abs[n : n + 1, :count], targets.labels[n : n + 1, :count], (count,))
+        target = Targets(
+            targets.boxes_xyxy_abs[n : n + 1, :count], targets.labels[n : n + 1, :count], (count,)
+        )
         alone += paper_criterion()(one, target, SIZES[n : n + 1], 6.0).stacked()
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 

@@ -15,7 +15,9 @@ from tests.small_models import paper_matcher, random_outputs, random_targets
 SIZES = torch.tensor([[100, 140], [90, 60], [64, 64]])
 
 
-def stacked(num_stages: int = 2, num_proposals: int = 5, num_classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+def stacked(
+    num_stages: int = 2, num_proposals: int = 5, num_classes: int = 4, seed: int = 0
+) -> tuple[Tensor, Tensor]:
     outputs = random_outputs(num_stages, num_proposals, num_classes, SIZES, seed)
     logits = torch.stack([o.logits for o in outputs]).detach()
     return 3 * logits, torch.stack([o.boxes_xyxy_abs for o in outputs]).detach()
@@ -112,7 +114,9 @@ def test_what_stands_in_the_padding_of_targets_changes_nothing() -> None:
     dirty_boxes[0, 3:], dirty_boxes[1, 1:] = 1e30, float("nan")
     dirty_labels[0, 3:] = 3
     wide = torch.cat((dirty_boxes, torch.full((3, 5, 4), 7.0)), 1)
-    dirty = Targets(wide, torch.cat((dirty_labels, torch.ones(3, 5, dtype=torch.int64)), 1), targets.num_per_image)
+    dirty = Targets(
+        wide, torch.cat((dirty_labels, torch.ones(3, 5, dtype=torch.int64)), 1), targets.num_per_image
+    )
     matcher = paper_matcher()
     assert pairs(matcher(logits, boxes, dirty, SIZES)) == pairs(matcher(logits, boxes, targets, SIZES))
 
@@ -195,7 +199,9 @@ def test_each_weight_scales_its_own_part() -> None:
     targets = random_targets([3, 3, 3], SIZES, 4)
 
     def cost(*weights: float) -> Tensor:
-        return HungarianMatcher(*weights, focal_alpha=0.25, focal_gamma=2.0).cost(logits, boxes, targets, SIZES)
+        return HungarianMatcher(*weights, focal_alpha=0.25, focal_gamma=2.0).cost(
+            logits, boxes, targets, SIZES
+        )
 
     total = cost(2, 5, 2)
     torch.testing.assert_close(total, 2 * cost(1, 0, 0) + 5 * cost(0, 1, 0) + 2 * cost(0, 0, 1))
@@ -203,7 +209,24 @@ def test_each_weight_scales_its_own_part() -> None:
         cost(0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"l1_cost": -1.0}, "l1_cost must be a finite number of at least 0, got -1.0"),
+        ({"giou_cost": float("inf")}, "giou_cost must be a finite number of at least 0, got inf"),
+        ({"focal_alpha": 1.5}, "focal_alpha must be between 0 and 1, got 1.5"),
+        ({"focal_gamma": -2.0}, "focal_gamma must be a finite number of at least 0, got -2.0"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes: dict[str, float], message: str) -> None:
+    options = {"class_cost": 2.0, "l1_cost": 5.0, "giou_cost": 2.0, "focal_alpha": 0.25, "focal_gamma": 2.0}
+    with pytest.raises(ValueError, match=message):
+        HungarianMatcher(**(options | changes))
+
+
 def test_the_matcher_leaves_no_trace_in_the_graph() -> None:
     logits, boxes = stacked()
-    m = paper_matcher()(logits.requires_grad_(), boxes.requires_grad_(), random_targets([1, 1, 1], SIZES, 4), SIZES)
+    m = paper_matcher()(
+        logits.requires_grad_(), boxes.requires_grad_(), random_targets([1, 1, 1], SIZES, 4), SIZES
+    )
     assert not any(t.requires_grad for t in (m.stage, m.image, m.proposal, m.target))

@@ -62,7 +62,9 @@ def test_milestones_are_fractions_so_a_shorter_training_keeps_its_shape() -> Non
 
 
 def test_no_milestones_no_warmup_and_a_milestone_at_the_end() -> None:
-    assert {schedule(milestones=[], num_warmup_steps=0).factor(s, 1) for s in range(0, 270_000, 9999)} == {1.0}
+    assert {schedule(milestones=[], num_warmup_steps=0).factor(s, 1) for s in range(0, 270_000, 9999)} == {
+        1.0
+    }
     assert schedule(milestones=[1.0]).factor(269_999, 1) == 1
 
 
@@ -76,7 +78,10 @@ def test_warmup_continues_through_a_milestone() -> None:
     [
         ({"unit": "iterations"}, "unit must be 'steps' or 'epochs', got 'iterations'"),
         ({"length": 0}, "length must be at least 1, got 0"),
-        ({"milestones": [0.9, 0.8]}, r"milestones must be ascending fractions of the length, got \[0.9, 0.8\]"),
+        (
+            {"milestones": [0.9, 0.8]},
+            r"milestones must be ascending fractions of the length, got \[0.9, 0.8\]",
+        ),
         ({"milestones": [210_000]}, "milestones must be ascending fractions"),
         ({"milestones": [0.0]}, "milestones must be ascending fractions"),
         ({"milestones": [float("nan")]}, "milestones must be ascending fractions"),
@@ -92,14 +97,23 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) 
 
 @pytest.mark.parametrize(
     ("rule", "batch_size", "factor"),
-    [("none", 4, 1), ("none", 64, 1), ("sqrt", 4, 0.5), ("sqrt", 64, 2), ("linear", 4, 0.25), ("linear", 24, 1.5)],
+    [
+        ("none", 4, 1),
+        ("none", 64, 1),
+        ("sqrt", 4, 0.5),
+        ("sqrt", 64, 2),
+        ("linear", 4, 0.25),
+        ("linear", 24, 1.5),
+    ],
 )
 def test_lr_scaling_rules(rule: str, batch_size: int, factor: float) -> None:
-    assert scale_lr(2.5e-5, rule, batch_size, reference_batch_size=16) == pytest.approx(2.5e-5 * factor, rel=1e-12)
+    assert scale_lr(2.5e-5, rule, batch_size, reference_batch_size=16) == pytest.approx(
+        2.5e-5 * factor, rel=1e-12
+    )
 
 
 def test_an_unknown_lr_scaling_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match="train.lr_scaling must be one of none, sqrt, linear, got 'cubic'"):
+    with pytest.raises(ValueError, match=r"train\.lr_scaling must be one of none, sqrt, linear, got 'cubic'"):
         scale_lr(1.0, "cubic", 8, 16)
 
 
@@ -124,7 +138,9 @@ def test_two_groups_where_the_backbone_has_its_own_rate() -> None:
 
 def test_weight_decay_is_on_everything() -> None:
     model = small_detector()
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0), weight_decay=0.5)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0), weight_decay=0.5
+    )
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

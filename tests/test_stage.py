@@ -35,9 +35,14 @@ def draw(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def make_stage(**changes: Any) -> Stage:
-    options: dict[str, Any] = dict(
-        hidden_dim=16, num_classes=3, dim_feedforward=32, num_cls_layers=1, num_reg_layers=3, dropout=0.0
-    )
+    options: dict[str, Any] = {
+        "hidden_dim": 16,
+        "num_classes": 3,
+        "dim_feedforward": 32,
+        "num_cls_layers": 1,
+        "num_reg_layers": 3,
+        "dropout": 0.0,
+    }
     return Stage(
         **(options | changes),
         reuse=SelfAttention(hidden_dim=16, num_heads=4, dropout=0.0),
@@ -89,7 +94,9 @@ def test_a_stage_is_the_sum_of_its_parts() -> None:
     p = arrays(stage)
     for n in range(2):
         attended = naive.self_attention(
-            {k.removeprefix("reuse."): v for k, v in p.items() if k.startswith("reuse.")}, features[n].numpy(), 4
+            {k.removeprefix("reuse."): v for k, v in p.items() if k.startswith("reuse.")},
+            features[n].numpy(),
+            4,
         )
         for i in range(3):
             x = naive.dynamic_interaction(
@@ -98,10 +105,14 @@ def test_a_stage_is_the_sum_of_its_parts() -> None:
                 roi[3 * n + i].numpy(),
                 width=4,
             )
-            hidden = naive.relu(naive.linear(x, p["feed_forward.linear1.weight"], p["feed_forward.linear1.bias"]))
+            hidden = naive.relu(
+                naive.linear(x, p["feed_forward.linear1.weight"], p["feed_forward.linear1.bias"])
+            )
             out = naive.linear(hidden, p["feed_forward.linear2.weight"], p["feed_forward.linear2.bias"])
             x = naive.layer_norm(
-                [a + b for a, b in zip(x, out, strict=True)], p["feed_forward.norm.weight"], p["feed_forward.norm.bias"]
+                [a + b for a, b in zip(x, out, strict=True)],
+                p["feed_forward.norm.weight"],
+                p["feed_forward.norm.bias"],
             )
             np.testing.assert_allclose(object_features[n, i].detach().numpy(), x, rtol=1e-9, atol=1e-11)
             towers = {}
@@ -114,10 +125,14 @@ def test_a_stage_is_the_sum_of_its_parts() -> None:
                     y = naive.relu(naive.layer_norm(y, p[f"{norm}.weight"], p[f"{norm}.bias"]))
                 last = f"{tower}.{3 * num_layers}"
                 towers[tower] = naive.linear(y, p[f"{last}.weight"], p[f"{last}.bias"])
-            np.testing.assert_allclose(output.logits[n, i].detach().numpy(), towers["cls_tower"], rtol=1e-9, atol=1e-11)
+            np.testing.assert_allclose(
+                output.logits[n, i].detach().numpy(), towers["cls_tower"], rtol=1e-9, atol=1e-11
+            )
             # Deltas are float32 by design, whatever the precision of the features.
             wanted_box = naive.apply_deltas(towers["reg_tower"], boxes[n, i].tolist())
-            np.testing.assert_allclose(output.boxes_xyxy_abs[n, i].detach().numpy(), wanted_box, rtol=1e-4, atol=1e-2)
+            np.testing.assert_allclose(
+                output.boxes_xyxy_abs[n, i].detach().numpy(), wanted_box, rtol=1e-4, atol=1e-2
+            )
 
 
 def test_proposals_are_a_set_permuting_them_permutes_the_outputs() -> None:
@@ -165,8 +180,17 @@ def test_initial_values() -> None:
     [
         (lambda: SelfAttention(12, 8, 0.0), "hidden_dim 12 is not a multiple of num_heads 8"),
         (lambda: make_stage(num_classes=0), "num_classes must be at least 1, got 0"),
-        (lambda: make_stage(dropout=1.0), r"dropout must be within 0 \(included\) and 1 \(excluded\), got 1.0"),
+        (
+            lambda: make_stage(dropout=1.0),
+            r"dropout must be within 0 \(included\) and 1 \(excluded\), got 1.0",
+        ),
         (lambda: make_stage(dropout=-0.1), "got -0.1"),
+        (lambda: make_stage(dim_feedforward=0), "dim_feedforward must be at least 1, got 0"),
+        (lambda: make_stage(num_reg_layers=-1), "must not be negative, got 1 and -1"),
+        (
+            lambda: DynamicInteraction(16, 0, 7, 0.0),
+            "dim_dynamic and output_size must be at least 1, got 0 and 7",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(make: Any, message: str) -> None:

@@ -1,0 +1,165 @@
+"""Who may import whom, how large files are, and what starting a command costs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+PACKAGES = ("sparse_rcnn", "experiments", "analysis")
+FORBIDDEN = {
+    "sparse_rcnn": {
+        "hydra", "omegaconf", "wandb", "submitit", "tqdm", "rich", "filelock",
+        "experiments", "analysis", "tests",
+    },
+    "experiments": {"tests"},
+    "analysis": {"torch", "torchvision", "hydra", "omegaconf", "experiments", "tests"},
+}  # fmt: skip
+ALLOWED_IN_LIBRARY = {
+    "torch", "torchvision", "numpy", "scipy", "PIL", "pycocotools", "hotcoco", "safetensors", "sparse_rcnn",
+}  # fmt: skip
+# From the bottom up (the library's own layers): nobody imports from a later line.
+LAYERS = [
+    ["errors", "structures", "boxes", "atomic"],
+    ["state_dicts", "architecture", "backbone", "proposals", "roi_pooler", "reuse", "interaction", "matcher"],
+    ["stage", "losses", "schedule", "optim", "inference"],
+    ["detector"],
+    ["convert", "pretrained", "weights"],
+    ["engine"],
+]
+
+
+def sources(package: str) -> list[Path]:
+    files = sorted((ROOT / package).rglob("*.py"))
+    assert files, package
+    return files
+
+
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(), str(file))
+
+
+def imports(file: Path) -> list[tuple[str, ast.stmt]]:
+    """Full names of what a file imports, anywhere in it, and the statements."""
+    found: list[tuple[str, ast.stmt]] = []
+    for node in ast.walk(tree(file)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: relative import"
+            found += [(f"{node.module}.{alias.name}", node) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nobody_imports_upward(package: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {name}"
+        for file in sources(package)
+        for name, node in imports(file)
+        if name.split(".")[0] in FORBIDDEN[package]
+    ]
+    assert not wrong
+
+
+def test_the_library_needs_its_few_dependencies_alone() -> None:
+    allowed = ALLOWED_IN_LIBRARY | set(sys.stdlib_module_names)
+    used = {name.split(".")[0] for file in sources("sparse_rcnn") for name, _ in imports(file)}
+    assert used <= allowed
+
+
+def test_layers_of_the_library() -> None:
+    rank = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    wrong = []
+    for module, own in rank.items():
+        file = ROOT / "sparse_rcnn" / f"{module}.py"
+        for name, node in imports(file):
+            top_level = node.col_offset == 0
+            target = name.split(".")[1] if name.startswith("sparse_rcnn.") else ""
+            if top_level and rank.get(target, -1) > own:
+                wrong.append(f"{module} imports {target}")
+    assert not wrong
+
+
+def test_only_build_instantiates() -> None:
+    users = set()
+    for package in PACKAGES:
+        for file in sources(package):
+            names = {n.id for n in ast.walk(tree(file)) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(tree(file)) if isinstance(n, ast.Attribute)}
+            names |= {name.rsplit(".", 1)[-1] for name, _ in imports(file)}
+            if "instantiate" in names:
+                users.add(str(file.relative_to(ROOT)))
+    assert users == {"experiments/build.py"}
+
+
+def test_commands_import_torch_late() -> None:
+    commands = [f for f in sources("experiments") if 'if __name__ == "__main__"' in f.read_text()]
+    assert ROOT / "experiments" / "train.py" in commands
+    for file in commands:
+        at_once = {name.split(".")[0] for name, node in imports(file) if node.col_offset == 0}
+        assert not {"torch", "torchvision"} & at_once, file
+
+
+def test_files_are_small() -> None:
+    sizes = {
+        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
+        for package in PACKAGES
+        for file in sources(package)
+    }
+    assert not {name: size for name, size in sizes.items() if size > 400}, "past 300 lines, ask if it is two"
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def loaded_by(statement: str, modules: tuple[str, ...]) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*[m for m in {modules!r} if m in sys.modules])"
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+HEAVY = ("torch", "torchvision", "hydra", "omegaconf", "wandb", "submitit", "experiments", "analysis")
+
+
+def test_importing_the_library_pulls_in_neither_torch_nor_hydra() -> None:
+    assert loaded_by("import sparse_rcnn", HEAVY) == set()
+
+
+def test_importing_every_module_of_the_library_pulls_in_no_suite() -> None:
+    modules = [
+        ".".join(f.relative_to(ROOT).with_suffix("").parts)
+        for f in sources("sparse_rcnn")
+        if f.stem != "__init__"
+    ]
+    loaded = loaded_by(f"import {', '.join(modules)}", (*HEAVY, "tqdm", "rich", "filelock"))
+    # torch itself may import tqdm for its downloads.
+    assert loaded - {"tqdm", "filelock"} == {"torch", "torchvision"}
+
+
+def test_reading_runs_needs_no_torch() -> None:
+    assert loaded_by("import analysis.runs", HEAVY) == {"analysis"}
+
+
+def test_help_is_readable_and_fast() -> None:
+    seconds = []
+    for _ in range(2):  # the better of two: another program may have the machine
+        started = time.perf_counter()
+        done = python("-m", "experiments.train", "--help")
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 4
+    for word in ("recipe", "experiment", "backbone", "num_proposals"):
+        assert word in done.stdout
