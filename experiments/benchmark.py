@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from experiments.cli import run_cli
@@ -15,7 +16,9 @@ from experiments.cli import run_cli
 def main() -> None:
     """Parse the command line and run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
-    parser.add_argument("what", choices=sorted(BENCHMARKS), help="; ".join(f"{k}: {f.__doc__}" for k, f in BENCHMARKS.items()))
+    parser.add_argument(
+        "what", choices=sorted(BENCHMARKS), help="; ".join(f"{k}: {f.__doc__}" for k, f in BENCHMARKS.items())
+    )
     parser.add_argument("--repeats", type=int, default=10, help="timed repetitions of each side (default 10)")
     parser.add_argument("--threads", type=int, default=None, help="torch threads (default: torch's own)")
     arguments = parser.parse_args()
@@ -57,14 +60,20 @@ def roi() -> dict[str, Callable[[], Any]]:
     torch.manual_seed(0)
     channels, num_images, num_proposals = 128, 16, 20
     maps = [torch.randn(num_images, channels, 32 >> i, 32 >> i).requires_grad_() for i in range(4)]
-    centres, sides = torch.rand(num_images, num_proposals, 2) * 128, 8 + 100 * torch.rand(num_images, num_proposals, 2)
+    centres, sides = (
+        torch.rand(num_images, num_proposals, 2) * 128,
+        8 + 100 * torch.rand(num_images, num_proposals, 2),
+    )
     boxes = torch.cat((centres - sides / 2, centres + sides / 2), dim=-1)
     gradient = torch.randn(num_images * num_proposals, channels, 7, 7)
 
     def side(pooler: torch.nn.Module) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(pooler(maps, boxes), maps, gradient, allow_unused=True)
 
-    return {"roi_pooler=roi_align": side(MultiLevelRoIAlign(7, 2)), "roi_pooler=gather": side(GatherRoIAlign(7, 2))}
+    return {
+        "roi_pooler=roi_align": side(MultiLevelRoIAlign(7, 2)),
+        "roi_pooler=gather": side(GatherRoIAlign(7, 2)),
+    }
 
 
 def evaluation() -> dict[str, Callable[[], Any]]:
@@ -91,10 +100,8 @@ def evaluation() -> dict[str, Callable[[], Any]]:
         np.concatenate((rng.uniform(0, 400, (count, 2)), rng.uniform(10, 200, (count, 2))), axis=1),
         rng.uniform(size=count),
     )
-    return {
-        f"eval.backend={backend}": (lambda e=CocoEvaluator(truth, backend): e.evaluate(table))
-        for backend in ("pycocotools", "hotcoco")
-    }
+    evaluators = {backend: CocoEvaluator(truth, backend) for backend in ("pycocotools", "hotcoco")}
+    return {f"eval.backend={name}": partial(e.evaluate, table) for name, e in evaluators.items()}
 
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {"roi": roi, "evaluation": evaluation}

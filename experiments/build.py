@@ -21,7 +21,7 @@ from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.distributed import World
 from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.interrupt import ignore_stop_signals
+from sparse_rcnn.interrupt import leave_stopping_to_parent
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
@@ -144,7 +144,7 @@ def _loader(config: Config, dataset: CocoDetection, sampler: Any, world: World) 
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=world.device.type == "cuda",
-        worker_init_fn=ignore_stop_signals,
+        worker_init_fn=leave_stopping_to_parent,
         prefetch_factor=4 if num_workers else None,
         # Without a generator of its own a loader draws from PyTorch's global one, and an evaluation or a resume
         # would change the dropout that follows. Samples are seeded by the data set itself.

@@ -34,9 +34,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 T = TypeVar("T")
 
 
-def hydra_main(
-    config_name: str, config_dir: Path = CONF_DIR
-) -> Callable[[Callable[..., Any]], Callable[[], None]]:
+def hydra_main(config_name: str, config_dir: Path = CONF_DIR) -> Callable[[Callable[..., Any]], Callable[[], None]]:
     """Like `hydra.main`, for a config of this repository, with mistakes ended as `one_line_errors` does.
 
     Works the same under hydra-core 1.3, which must be told its version_base, and 1.4, which deprecates that.
@@ -105,9 +103,7 @@ def describe_mistake(error: BaseException) -> str | None:
             return _one_line(_with_key(str(cause), error))
         return _one_line(str(error)) if cause is None else None
     if isinstance(error, CompactHydraException):
-        return (
-            _describe_omegaconf(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(str(error))
-        )
+        return _describe_omegaconf(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(str(error))
     if isinstance(error, OmegaConfBaseException):
         # In a job, asking a config for a key that it lacks is the program's fault.
         is_lookup = isinstance(error, (ConfigKeyError, ConfigAttributeError))

@@ -93,9 +93,7 @@ def _check_dataclasses(node: Any, path: str) -> None:
     for key in node:
         if key not in fields and not issubclass(schema, dict):
             listed = ", ".join(fields)
-            raise ConfigError(
-                f"{join(path, key)}: unknown key{did_you_mean(key, fields)} (accepted: {listed})"
-            )
+            raise ConfigError(f"{join(path, key)}: unknown key{did_you_mean(key, fields)} (accepted: {listed})")
     try:
         OmegaConf.to_object(node)
     except ValueError as error:

@@ -20,9 +20,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Convert a checkpoint of the authors' release (.pth) to a weights file of this project "
         "(.safetensors), or the other way round; the input says which.",
     )
-    parser.add_argument(
-        "input", metavar="IN", type=Path, help="released .pth, or our .safetensors or run directory"
-    )
+    parser.add_argument("input", metavar="IN", type=Path, help="released .pth, or our .safetensors or run directory")
     parser.add_argument("output", metavar="OUT", type=Path, help="file to write: .safetensors or .pth")
     released = parser.add_argument_group("from .pth, what the release does not say")
     released.add_argument(
@@ -30,12 +28,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="COCO annotation file whose categories, sorted by id, are the classes "
         "(default: COCO's for 80 classes, else class_0, class_1 ...)",
     )  # fmt: skip
-    released.add_argument(
-        "--short-side", type=int, default=800, metavar="N", help="pixels images are resized to (800)"
-    )
-    released.add_argument(
-        "--max-long-side", type=int, default=1333, metavar="N", help="but no longer than this (1333)"
-    )
+    released.add_argument("--short-side", type=int, default=800, metavar="N", help="pixels images are resized to (800)")
+    released.add_argument("--max-long-side", type=int, default=1333, metavar="N", help="but no longer than this (1333)")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     return parser.parse_args(arguments)
 
@@ -194,9 +188,7 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
         records = Records(annotations, load_json(annotations)[0], "categories")
         found = sorted(zip(records.unique_ids().tolist(), records.texts("name"), strict=True))
         if len(found) != num_classes:
-            raise DataError(
-                f"{annotations} has {len(found)} categories, the checkpoint {num_classes} classes"
-            )
+            raise DataError(f"{annotations} has {len(found)} categories, the checkpoint {num_classes} classes")
     elif num_classes == len(COCO_CATEGORIES):
         found = list(COCO_CATEGORIES)
     else:
@@ -216,9 +208,7 @@ def describe(architecture: dict[str, Any]) -> str:
 def _check_suffix(args: argparse.Namespace, suffixes: Sequence[str]) -> None:
     if args.output.suffix not in suffixes:
         kind = "a released checkpoint" if ".safetensors" in suffixes else "a weights file of this project"
-        raise UserError(
-            f"{args.input} is {kind}: OUT has to end in {' or '.join(suffixes)}, not {args.output.name}"
-        )
+        raise UserError(f"{args.input} is {kind}: OUT has to end in {' or '.join(suffixes)}, not {args.output.name}")
 
 
 if __name__ == "__main__":

@@ -32,9 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
     data = parser.add_argument_group("data")
-    data.add_argument(
-        "--annotations", type=Path, metavar="JSON", help="COCO annotation file (default: the run's own)"
-    )
+    data.add_argument("--annotations", type=Path, metavar="JSON", help="COCO annotation file (default: the run's own)")
     data.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
     data.add_argument("--max-images", type=int, metavar="N", help="only the first N images by id")
     what = parser.add_argument_group("numbers")
@@ -150,9 +148,7 @@ def run_detector(
 
     if world.device.type == "cpu":
         keep_freed_memory()
-    model.to(
-        world.device, memory_format=torch.channels_last if job.channels_last else torch.contiguous_format
-    )
+    model.to(world.device, memory_format=torch.channels_last if job.channels_last else torch.contiguous_format)
     # The three settings that the loader of a training's evaluation reads; nothing here is random.
     config = {"eval": {"batch_size": job.batch_size}, "data": {"num_workers": job.num_workers}, "seed": 0}
     batches = eval_batches(config, dataset, world)
@@ -171,9 +167,7 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
     """
     own = args.annotations is None
     if own and config is None:
-        raise UserError(
-            f"{args.path} is no run directory, so it has no data: give --annotations and --images"
-        )
+        raise UserError(f"{args.path} is no run directory, so it has no data: give --annotations and --images")
     data = config["data"]["val"] if own else {"annotations": args.annotations, "images": args.images}
     batch_size = config["eval"]["batch_size"] if config else 8
     num_workers = config["data"]["num_workers"] if config else 2
@@ -217,10 +211,7 @@ def check_label_spaces(
     if names[0] == names[1]:
         return
     differing = [i for i in sorted({*names[0], *names[1]}) if names[0].get(i) != names[1].get(i)]
-    shown = [
-        f"id {i} is {' against '.join(repr(n[i]) if i in n else 'absent' for n in names)}"
-        for i in differing[:3]
-    ]
+    shown = [f"id {i} is {' against '.join(repr(n[i]) if i in n else 'absent' for n in names)}" for i in differing[:3]]
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     made_up = all(c["name"].startswith("class_") for c in of_model)
     hint = f"; convert the weights again with --categories {data}" if made_up else ""
@@ -260,9 +251,7 @@ def print_metrics(evaluation: Evaluation, title: str, show_300: bool, per_class:
 
 def _check(args: argparse.Namespace) -> None:
     if (args.annotations is None) != (args.images is None):
-        raise UserError(
-            "--annotations and --images belong together: give both, or neither for a run's own data"
-        )
+        raise UserError("--annotations and --images belong together: give both, or neither for a run's own data")
     for option, least in (("batch_size", 1), ("max_images", 1), ("num_workers", 0)):
         value = getattr(args, option)
         if value is not None and value < least:

@@ -55,8 +55,7 @@ class Evaluation:
             "backend": self.backend,
             "metrics": self.flat(split),
             "per_class": {
-                name: {"AP": ap, "AP50": self.last.per_class_50[name]}
-                for name, ap in self.last.per_class.items()
+                name: {"AP": ap, "AP50": self.last.per_class_50[name]} for name, ap in self.last.per_class.items()
             },
         }
 
@@ -116,9 +115,7 @@ def write_final_results(
     write_detections(directory.path / "detections.json", table)
     settings = config["eval"]
     if settings["num_pictures"]:
-        picture = draw_first_images(
-            dataset, table, settings["num_pictures"], settings["picture_score_threshold"]
-        )
+        picture = draw_first_images(dataset, table, settings["num_pictures"], settings["picture_score_threshold"])
         with replacing(directory.path / "detections.png") as temporary:
             picture.save(temporary, format="PNG")
     results = {
@@ -130,9 +127,7 @@ def write_final_results(
     directory.write_json("results.json", results)
 
 
-def draw_first_images(
-    dataset: CocoDetection, table: DetectionTable, num_images: int, score_threshold: float
-) -> Any:
+def draw_first_images(dataset: CocoDetection, table: DetectionTable, num_images: int, score_threshold: float) -> Any:
     """The first images of a data set with their detections and, dashed, their ground truth."""
     labels_of = {category_id: label for label, category_id in enumerate(dataset.category_ids)}
     pictures = []
@@ -146,9 +141,7 @@ def draw_first_images(
             torch.from_numpy(labels),
         )
         height, width = (int(side) for side in dataset.image_sizes_hw[index])
-        image = read_image(
-            dataset.images_path / dataset.file_names[index], dataset.image_ids[index], (height, width)
-        )
+        image = read_image(dataset.images_path / dataset.file_names[index], dataset.image_ids[index], (height, width))
         truth = dataset.ground_truth(index)
         pictures.append(draw_detections(image, detections, dataset.class_names, score_threshold, truth))
     return grid(pictures, num_columns=4)

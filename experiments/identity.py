@@ -110,9 +110,7 @@ def file_fingerprint(path: str | Path) -> str:
 _fingerprints: dict[tuple[str, int, int], str] = {}
 
 
-def _without(
-    node: Mapping[str, Any], patterns: list[tuple[str, ...]], path: tuple[str, ...]
-) -> dict[str, Any]:
+def _without(node: Mapping[str, Any], patterns: list[tuple[str, ...]], path: tuple[str, ...]) -> dict[str, Any]:
     kept = {}
     for key, value in node.items():
         here = (*path, str(key))

@@ -29,9 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
     parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="+", help="image, or folder of images")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write to")
-    parser.add_argument(
-        "--score-threshold", metavar="S", type=float, default=0.3, help="leave out lower scores (0.3)"
-    )
+    parser.add_argument("--score-threshold", metavar="S", type=float, default=0.3, help="leave out lower scores (0.3)")
     parser.add_argument(
         "--stages", action="store_true",
         help="also draw the learned proposals and the boxes of every stage, in NAME.stages.*",
@@ -76,9 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{num_unreadable} of {len(pictures)} images could not be read, see the warnings")
 
 
-def predict_files(
-    model: SparseRCNN, pictures: dict[Path, Path], args: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
+def predict_files(model: SparseRCNN, pictures: dict[Path, Path], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Detect in files, draw each picture and give what was found; warn of files that cannot be read."""
     from tqdm import tqdm
 
@@ -99,9 +95,7 @@ def predict_files(
             found = model.predict(list(images.values()), args.score_threshold, args.batch_size)
             for (file, image), detections in zip(images.items(), found, strict=True):
                 output = args.out / pictures[file]
-                save_picture(
-                    draw_detections(image, detections, model.card.class_names, args.score_threshold), output
-                )
+                save_picture(draw_detections(image, detections, model.card.class_names, args.score_threshold), output)
                 if args.stages:
                     save_picture(draw_image_stages(model, image, args.score_threshold), stages_path(output))
                 labels = detections.labels.tolist()
@@ -189,9 +183,7 @@ def find_images(given: Path, out: Path) -> list[Path]:
             if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != own
         ]
         found += [
-            Path(folder, name)
-            for name in files
-            if name.lower().endswith(READ_SUFFIXES) and not name.startswith(".")
+            Path(folder, name) for name in files if name.lower().endswith(READ_SUFFIXES) and not name.startswith(".")
         ]
     if not found:
         raise UserError(f"folder {given} holds no images ({', '.join(s[1:] for s in READ_SUFFIXES)})")

@@ -180,9 +180,7 @@ def _create(
     if path.exists():
         foreign = sorted(entry.name for entry in path.iterdir() if not _is_beginning(entry.name))
         if foreign:
-            raise UserError(
-                f"{path} is not a run directory: it has no meta.json, but {', '.join(foreign[:5])}"
-            )
+            raise UserError(f"{path} is not a run directory: it has no meta.json, but {', '.join(foreign[:5])}")
     meta = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id(identity, seed),

@@ -7,7 +7,7 @@ constructor's signature (``experiments.signature``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -32,15 +32,15 @@ class TrainConfig:
     reference_batch_size: int = MISSING  # of which optim.lr is the rate
     lr_scaling: str = MISSING  # none | sqrt | linear in batch_size / reference_batch_size
     backbone_lr_multiplier: float = MISSING
-    clip_norm: Optional[float] = MISSING  # of the gradient of the whole model; null: no clipping
-    ema_decay: Optional[float] = MISSING  # null: no moving average; else it is what gets evaluated and saved
+    clip_norm: float | None = MISSING  # of the gradient of the whole model; null: no clipping
+    ema_decay: float | None = MISSING  # null: no moving average; else it is what gets evaluated and saved
     precision: str = MISSING  # fp32 | bf16 (matching and losses stay float32)
     device: str = MISSING  # auto | cpu | cuda
     num_micro_batches: int = MISSING  # gradient accumulation, per process
     channels_last: bool = MISSING
     activation_checkpointing: bool = MISSING  # recompute each stage backwards: less memory, same numbers
     log_every: int = MISSING  # steps
-    checkpoint_every: Optional[int] = MISSING  # steps; null: only at the end and on a stop request
+    checkpoint_every: int | None = MISSING  # steps; null: only at the end and on a stop request
 
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, reference_batch_size=self.reference_batch_size)
@@ -59,7 +59,7 @@ class TrainConfig:
 class EvalConfig:
     """Evaluation during training and at its end."""
 
-    every_epochs: Optional[int] = MISSING  # null: only at the end
+    every_epochs: int | None = MISSING  # null: only at the end
     batch_size: int = MISSING  # per process
     backend: str = MISSING  # hotcoco | pycocotools, for evaluations during training; the last one is pycocotools'
     num_pictures: int = MISSING  # validation images drawn in detections.png
@@ -75,7 +75,7 @@ class EvalConfig:
 class SplitConfig:
     annotations: str = MISSING  # COCO instances JSON
     images: str = MISSING  # folder that file_name is relative to
-    max_images: Optional[int] = MISSING  # only the first so many, by id
+    max_images: int | None = MISSING  # only the first so many, by id
 
     def __post_init__(self) -> None:
         _at_least(1, max_images=self.max_images)
@@ -84,8 +84,8 @@ class SplitConfig:
 @dataclass
 class DataConfig:
     name: str = MISSING
-    root: Optional[str] = MISSING
-    num_classes: Optional[int] = MISSING  # null: as many as the annotation file has categories
+    root: str | None = MISSING
+    num_classes: int | None = MISSING  # null: as many as the annotation file has categories
     drop_degenerate_boxes: bool = MISSING  # boxes without area: drop them with a warning, or refuse the file
     num_workers: int = MISSING  # loader processes per training process; results do not depend on it
     generator: Any = MISSING  # makes the data in root, if it is not there
@@ -107,8 +107,8 @@ class InputConfig:
 
 @dataclass
 class WeightsConfig:
-    backbone: Optional[str] = MISSING  # torchvision's name of weights, or a file
-    detector: Optional[str] = MISSING  # a weights file of this project to start from
+    backbone: str | None = MISSING  # torchvision's name of weights, or a file
+    detector: str | None = MISSING  # a weights file of this project to start from
 
     def __post_init__(self) -> None:
         if self.backbone is not None and self.detector is not None:

@@ -133,7 +133,13 @@ def _train(config: dict[str, Any], identity: str, overrides: list[str], world: W
             if world.is_main:
                 meta = _meta(config, train_set, val_set, world)
                 directory = RunDirectory.open(
-                    config["runs_root"], config["experiment_name"], config, identity, config["seed"], overrides, meta
+                    config["runs_root"],
+                    config["experiment_name"],
+                    config,
+                    identity,
+                    config["seed"],
+                    overrides,
+                    meta,
                 )
                 stack.enter_context(directory.lock())
                 if directory.status.get("state") not in (None, "created"):
@@ -171,8 +177,8 @@ def _check_same_step(step: int, path: Path, world: World) -> None:
     with world.together():
         if step != main_step:
             raise UserError(
-                f"rank {world.rank} would go on from step {step} of {path}, rank 0 from step {main_step}: all processes "
-                "have to see the same runs_root"
+                f"rank {world.rank} would go on from step {step} of {path}, rank 0 from step {main_step}: all "
+                "processes have to see the same runs_root"
             )
 
 
@@ -216,7 +222,13 @@ class _Session:
         path: Path,
         directory: RunDirectory | None,
     ) -> None:
-        self.config, self.identity, self.world, self.path, self.directory = config, identity, world, path, directory
+        self.config, self.identity, self.world, self.path, self.directory = (
+            config,
+            identity,
+            world,
+            path,
+            directory,
+        )
         self.model, self.train_set, self.val_set = model, train_set, val_set
         self.checkpoints = CheckpointFolder(path / "checkpoints")
         state = self.checkpoints.load_latest(self.model, identity)
@@ -238,14 +250,18 @@ class _Session:
         self.writers: list[Writer] = []
         if directory is not None:
             self.evaluator = CocoEvaluator(
-                CocoGroundTruth(config["data"]["val"]["annotations"], val_set.image_ids), config["eval"]["backend"]
+                CocoGroundTruth(config["data"]["val"]["annotations"], val_set.image_ids),
+                config["eval"]["backend"],
             )
             self.writers = [JsonlWriter(path / "metrics.jsonl"), StatusWriter(directory, self.num_steps)]
             self.writers += build_writers(config, path, directory.meta["run_id"])
             if config["log"]["progress"]:
                 self.writers.append(ProgressWriter(self.num_steps, self.step))
             directory.set_status(
-                "running", step=self.step, num_steps=self.num_steps, epoch=round(self.step / self.num_steps_per_epoch, 4)
+                "running",
+                step=self.step,
+                num_steps=self.num_steps,
+                epoch=round(self.step / self.num_steps_per_epoch, 4),
             )
         if state is not None and world.is_main:
             print(f"going on from step {self.step} of {self.num_steps} in {path}", file=sys.stderr)

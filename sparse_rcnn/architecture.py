@@ -50,6 +50,7 @@ def _locate(target: str, trusted_modules: Sequence[str], path: str) -> type:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise CheckpointError(f"{path}: class {target} does not exist in this version") from error
-    if not isinstance(found, type):
-        raise CheckpointError(f"{path}: {target} is not a class")
+    # A trusted module's namespace also holds what it imports from elsewhere.
+    if not isinstance(found, type) or found.__module__.split(".")[0] not in trusted_modules:
+        raise CheckpointError(f"{path}: {target} is not a class of {', '.join(trusted_modules)}")
     return found

@@ -95,6 +95,9 @@ class SmallNet(nn.Module):
             down = _conv_norm_relu(num_in, width, stride=2)
             self.stages.append(nn.Sequential(down, *(_Residual(width) for _ in range(blocks))))
             num_in = width
+        # What leaves is centred per channel and image. Without this the maps are mostly a constant (they end in a
+        # ReLU), little of an object feature depends on the image, and a short training learns the prior alone.
+        self.out_norms = nn.ModuleList(nn.GroupNorm(width, width) for width in widths)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -103,9 +106,9 @@ class SmallNet(nn.Module):
         """Normalised images (N, 3, H, W) to four maps at strides 4, 8, 16, 32."""
         x = self.stem(images)
         maps = []
-        for stage in self.stages:
+        for stage, norm in zip(self.stages, self.out_norms, strict=True):
             x = stage(x)
-            maps.append(x)
+            maps.append(norm(x))
         return maps
 
 

@@ -183,9 +183,7 @@ def released_name(name: str, architecture: dict[str, Any]) -> str | None:
         return f"backbone.fpn_{'lateral' if kind == 'inner' else 'output'}{int(level) + 2}.{leaf}"
     if match := re.fullmatch(r"backbone\.bottom_up\.(conv1|bn1)\.(\w+)", name):
         return f"backbone.bottom_up.stem.conv1.{'norm.' if match[1] == 'bn1' else ''}{match[2]}"
-    if match := re.fullmatch(
-        r"backbone\.bottom_up\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", name
-    ):
+    if match := re.fullmatch(r"backbone\.bottom_up\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", name):
         layer, block, kind, number, leaf = match.groups()
         part = "shortcut" if kind == "downsample." else f"conv{number}"
         norm = "norm." if kind == "bn" or (kind == "downsample." and number == "1") else ""

@@ -61,9 +61,7 @@ class DetectionTable:
         return len(self.scores)
 
     @classmethod
-    def of_image(
-        cls, image_id: int, detections: Detections, category_ids: npt.NDArray[np.int64]
-    ) -> DetectionTable:
+    def of_image(cls, image_id: int, detections: Detections, category_ids: npt.NDArray[np.int64]) -> DetectionTable:
         """The detections of one image, on the CPU; ``category_ids`` (K,) are those of the labels."""
         boxes = detections.boxes_xyxy_abs.double().numpy()
         return cls(

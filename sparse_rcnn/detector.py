@@ -99,17 +99,13 @@ class SparseRCNN(nn.Module):
             return output.logits, output.boxes_xyxy_abs, features
 
         if self.activation_checkpointing and torch.is_grad_enabled():
-            logits, boxes, features = checkpoint(
-                run, boxes_xyxy_abs, object_features, *maps, use_reentrant=False
-            )
+            logits, boxes, features = checkpoint(run, boxes_xyxy_abs, object_features, *maps, use_reentrant=False)
         else:
             logits, boxes, features = run(boxes_xyxy_abs, object_features, *maps)
         return StageOutput(logits, boxes), features
 
     @overload
-    def predict(
-        self, images: ImageInput, score_threshold: float = ..., batch_size: int = ...
-    ) -> Detections: ...
+    def predict(self, images: ImageInput, score_threshold: float = ..., batch_size: int = ...) -> Detections: ...
     @overload
     def predict(
         self,
@@ -152,9 +148,7 @@ class SparseRCNN(nn.Module):
         return predict_stages(self, image)
 
     @classmethod
-    def from_pretrained(
-        cls, path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES
-    ) -> SparseRCNN:
+    def from_pretrained(cls, path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> SparseRCNN:
         """Build the detector that a weights file describes and load its weights, in eval mode, on the CPU.
 
         Args:

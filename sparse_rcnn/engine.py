@@ -139,7 +139,11 @@ def train(
         data_seconds = perf_counter() - started
         # One exchange between the hosts answers all: how many boxes, did anyone fail to read, or ask to stop.
         num_boxes, num_errors, num_stops = world.sum_over_ranks(
-            [sum(b.targets.num_boxes for b in micro_batches), float(data_error is not None), float(stop.requested)]
+            [
+                sum(b.targets.num_boxes for b in micro_batches),
+                float(data_error is not None),
+                float(stop.requested),
+            ]
         )
         if num_errors:
             world.raise_together(data_error)
@@ -237,7 +241,9 @@ class _StepLog:
         values = [v / self._world.size for v in values]
         metrics = {
             "train/loss/total": sum(values[:-1]),
-            **{f"train/loss/{part}": sum(values[i * num_stages : (i + 1) * num_stages]) for i, part in enumerate(PARTS)},
+            **{
+                f"train/loss/{part}": sum(values[i * num_stages : (i + 1) * num_stages]) for i, part in enumerate(PARTS)
+            },
             **{
                 f"train/stage_{s}/{part}": values[i * num_stages + s]
                 for i, part in enumerate(PARTS)

@@ -10,9 +10,7 @@ from sparse_rcnn.structures import Detections, StageOutput
 
 
 @torch.no_grad()
-def select_detections(
-    output: StageOutput, image_sizes_hw: Tensor, original_sizes_hw: Tensor
-) -> list[Detections]:
+def select_detections(output: StageOutput, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> list[Detections]:
     """The P best of the P * K scores of each image, in pixels of the original image, on the CPU (spec 15).
 
     One box may come with several labels. Boxes are scaled, then clipped to the image, then dropped where no

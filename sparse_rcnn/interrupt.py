@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from types import FrameType
 
 
@@ -44,11 +47,21 @@ class StopRequest:
             signal.signal(number, handler)
 
 
-def ignore_stop_signals(worker_id: int) -> None:
-    """A data worker leaves them to its parent, which ends it in order (DataLoader's ``worker_init_fn``).
+def leave_stopping_to_parent(worker_id: int) -> None:
+    """Let a data worker end when its parent says so, and not by itself (DataLoader's ``worker_init_fn``).
 
-    Ctrl-C and SLURM signal all processes of a job: a worker that died of it would tear down the training
-    before it has saved.
+    Ctrl-C, SLURM and systemd signal all processes of a job: a worker that died of it would tear down the training
+    before it has saved. SIGTERM counts where the parent sends it, which is how it ends its workers at exit.
     """
-    for number in StopRequest.SIGNALS:
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_on_request_of, args=(parent.pid,), daemon=True).start()
+
+
+def _exit_on_request_of(pid: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != pid:
+        pass
+    os._exit(0)

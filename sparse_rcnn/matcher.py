@@ -68,16 +68,14 @@ class HungarianMatcher:
         boxes = boxes_xyxy_abs.float()
         target_boxes = targets.boxes_xyxy_abs[None].expand(num_stages, -1, -1, -1)
         # cdist keeps (S, N, P, M, 4) differences out of memory: gigabytes at 12 stages and 500 proposals.
-        l1_cost = torch.cdist(
-            (boxes / scale).flatten(0, 1), (target_boxes / scale).flatten(0, 1), p=1
-        ).view(num_stages, num_images, num_proposals, num_targets)
+        l1_cost = torch.cdist((boxes / scale).flatten(0, 1), (target_boxes / scale).flatten(0, 1), p=1).view(
+            num_stages, num_images, num_proposals, num_targets
+        )
         giou = generalized_iou(boxes[:, :, :, None], targets.boxes_xyxy_abs[None, :, None])
         return self.class_cost * class_cost + self.l1_cost * l1_cost - self.giou_cost * giou
 
     @torch.no_grad()
-    def __call__(
-        self, logits: Tensor, boxes_xyxy_abs: Tensor, targets: Targets, image_sizes_hw: Tensor
-    ) -> Matches:
+    def __call__(self, logits: Tensor, boxes_xyxy_abs: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Matches:
         """Match logits (S, N, P, K) and boxes (S, N, P, 4) of all stages with the targets of N images.
 
         Raises:

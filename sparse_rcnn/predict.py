@@ -108,8 +108,7 @@ def predict_stages(model: SparseRCNN, image: ImageInput) -> StagePredictions:
         proposals_xyxy_abs, _ = model.proposals(batch.image_sizes_hw)
     scale = (whwh(batch.original_sizes_hw) / whwh(batch.image_sizes_hw))[:, None]
     scaled = [
-        StageOutput(output.logits.float().cpu(), (output.boxes_xyxy_abs.float() * scale).cpu())
-        for output in outputs
+        StageOutput(output.logits.float().cpu(), (output.boxes_xyxy_abs.float() * scale).cpu()) for output in outputs
     ]
     return StagePredictions((proposals_xyxy_abs.float() * scale)[0].cpu(), scaled)
 
@@ -133,8 +132,7 @@ def load_image(image: ImageInput, who: str) -> tv_tensors.Image:
         return F.to_image(upright)
     if not isinstance(image, Tensor):
         raise UserError(
-            f"{who} is a {type(image).__name__}: "
-            "give a path, a PIL image, a tensor (3, H, W) or a list of these"
+            f"{who} is a {type(image).__name__}: give a path, a PIL image, a tensor (3, H, W) or a list of these"
         )
     return _checked_tensor(image, who)
 

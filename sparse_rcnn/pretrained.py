@@ -23,9 +23,7 @@ def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
         UserError: not a name and not a file, or offline; says which file to put where.
     """
     if not isinstance(bottom_up, ResNet):
-        raise UserError(
-            f"weights.backbone={weights}: {type(bottom_up).__name__} has no pretrained weights; set null"
-        )
+        raise UserError(f"weights.backbone={weights}: {type(bottom_up).__name__} has no pretrained weights; set null")
     if Path(weights).is_file():
         return Path(weights)
     known = get_model_weights(f"resnet{bottom_up.depth}")

@@ -44,7 +44,13 @@ class JsonlWriter:
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         # NaN and infinity are no JSON: null says that there was a value, and that it was no number.
         finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        row = {"event": event, "step": step, "epoch": round(epoch, 6), "time": round(time.time(), 3), "metrics": finite}
+        row = {
+            "event": event,
+            "step": step,
+            "epoch": round(epoch, 6),
+            "time": round(time.time(), 3),
+            "metrics": finite,
+        }
         try:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()

@@ -51,17 +51,13 @@ def draw_detections(
     canvas = _Canvas(_to_picture(image), max_long_side=None)
     if ground_truth is not None:
         boxes, labels = (tensor.cpu() for tensor in ground_truth)
-        found = (box_iou(boxes.float(), shown.boxes_xyxy_abs.float()) >= 0.5) & (
-            labels[:, None] == shown.labels
-        )
+        found = (box_iou(boxes.float(), shown.boxes_xyxy_abs.float()) >= 0.5) & (labels[:, None] == shown.labels)
         for box, label, is_found in zip(boxes.tolist(), labels.tolist(), found.any(1).tolist(), strict=True):
             canvas.dashed_box(box)
             if not is_found:
                 canvas.label(box, _class_name(class_names, label), _BLACK, at_bottom=True)
     order = torch.argsort(shown.scores, descending=True, stable=True).tolist()
-    items = list(
-        zip(shown.boxes_xyxy_abs.tolist(), shown.scores.tolist(), shown.labels.tolist(), strict=True)
-    )
+    items = list(zip(shown.boxes_xyxy_abs.tolist(), shown.scores.tolist(), shown.labels.tolist(), strict=True))
     # The surest are drawn last, on top of the others, but choose the place of their text first.
     for i in reversed(order):
         canvas.box(items[i][0], PALETTE[items[i][2] % len(PALETTE)])
@@ -101,7 +97,7 @@ def draw_stages(
         for rank, proposal in enumerate(torch.argsort(scores[-1], descending=True, stable=True).tolist()):
             ranks[proposal] = rank
     for stage, (stage_boxes, stage_scores, stage_labels) in enumerate(
-        zip(boxes_xyxy_abs.tolist(), scores.tolist(), labels.tolist(), strict=True), start=1
+        zip(boxes_xyxy_abs.tolist(), scores.tolist(), labels.tolist(), strict=True)
     ):
         canvas = _Canvas(picture, max_long_side=_MAX_PANEL_SIDE)
         shown = [p for p, score in enumerate(stage_scores) if score >= score_threshold]
@@ -121,15 +117,11 @@ def grid(pictures: Sequence[Image.Image], num_columns: int) -> Image.Image:
     Raises: UserError for no pictures or no columns.
     """
     if not pictures or num_columns < 1:
-        raise UserError(
-            f"num_columns={num_columns}, {len(pictures)} pictures: a grid needs one of each at least"
-        )
+        raise UserError(f"num_columns={num_columns}, {len(pictures)} pictures: a grid needs one of each at least")
     num_columns = min(num_columns, len(pictures))
     num_rows = math.ceil(len(pictures) / num_columns)
     width, height = max(p.width for p in pictures), max(p.height for p in pictures)
-    page = Image.new(
-        "RGB", (num_columns * (width + _GAP) - _GAP, num_rows * (height + _GAP) - _GAP), color=_PAGE
-    )
+    page = Image.new("RGB", (num_columns * (width + _GAP) - _GAP, num_rows * (height + _GAP) - _GAP), color=_PAGE)
     for i, picture in enumerate(pictures):
         row, column = divmod(i, num_columns)
         left = column * (width + _GAP) + (width - picture.width) // 2
@@ -179,9 +171,7 @@ class _Canvas:
             for x in (x1, x2):
                 self.draw.line((x, start, x, min(start + dash, y2)), fill=_WHITE, width=self.line_width)
 
-    def label(
-        self, box_xyxy_abs: Sequence[float], text: str, colour: Colour, at_bottom: bool = False
-    ) -> None:
+    def label(self, box_xyxy_abs: Sequence[float], text: str, colour: Colour, at_bottom: bool = False) -> None:
         """Text on a filled strip at the box, where it covers the least of the labels so far."""
         corners = self._on_picture(box_xyxy_abs)
         if corners is None:

@@ -92,9 +92,7 @@ def find_weights(path: str | Path) -> Path:
     checkpoints = sorted(path.glob(f"checkpoints/step_*/{WEIGHTS_NAME}"))
     hint = f", or take the weights of its last checkpoint, {checkpoints[-1]}" if checkpoints else ""
     if (path / "meta.json").is_file():
-        raise CheckpointError(
-            f"run {path} has no {WEIGHTS_NAME}: it is not finished; finish its training{hint}"
-        )
+        raise CheckpointError(f"run {path} has no {WEIGHTS_NAME}: it is not finished; finish its training{hint}")
     raise CheckpointError(f"{path} is neither a run directory nor a weights file: it holds no {WEIGHTS_NAME}")
 
 
@@ -128,9 +126,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
         hint = ""
         if path.suffix in (".pth", ".pt", ".pkl"):
             hint = "; convert a released checkpoint first: python -m experiments.convert IN.pth OUT"
-        raise CheckpointError(
-            f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}"
-        ) from error
+        raise CheckpointError(f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}") from error
     return tensors, card
 
 

@@ -180,9 +180,7 @@ def dynamic_interaction(
     for y in range(size):
         for x in range(size):
             # The first C * width numbers are a C x width matrix, row by row; the rest is width x C.
-            hidden = [
-                sum(roi[c, y, x] * numbers[c * width + d] for c in range(num_channels)) for d in range(width)
-            ]
+            hidden = [sum(roi[c, y, x] * numbers[c * width + d] for c in range(num_channels)) for d in range(width)]
             hidden = relu(layer_norm(hidden, p["norm1.weight"], p["norm1.bias"]))
             offset = num_channels * width
             out = [
@@ -200,9 +198,7 @@ def self_attention(parameters: dict[str, np.ndarray], features: np.ndarray, num_
     p = parameters
     num_channels = features.shape[1]
     width = num_channels // num_heads
-    packed = [
-        linear(f, p["attention.in_proj_weight"], p["attention.in_proj_bias"]) for f in features.tolist()
-    ]
+    packed = [linear(f, p["attention.in_proj_weight"], p["attention.in_proj_bias"]) for f in features.tolist()]
     result = []
     for i, feature in enumerate(features.tolist()):
         joined: list[float] = []

@@ -102,9 +102,7 @@ def small_detector(seed: int = 0, **changes: Any) -> SparseRCNN:
     return model
 
 
-def images_of(
-    sizes_hw: list[tuple[int, int]], side: int | None = None, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def images_of(sizes_hw: list[tuple[int, int]], side: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Noise images in one zero-padded uint8 batch, and their sizes (N, 2)."""
     generator = torch.Generator().manual_seed(seed)
     height = side or -(-max(h for h, _ in sizes_hw) // 32) * 32
@@ -151,6 +149,4 @@ def paper_matcher() -> HungarianMatcher:
 
 
 def paper_criterion() -> SetCriterion:
-    return SetCriterion(
-        paper_matcher(), class_weight=2, l1_weight=5, giou_weight=2, focal_alpha=0.25, focal_gamma=2
-    )
+    return SetCriterion(paper_matcher(), class_weight=2, l1_weight=5, giou_weight=2, focal_alpha=0.25, focal_gamma=2)

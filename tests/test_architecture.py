@@ -140,9 +140,7 @@ def test_importing_the_library_pulls_in_neither_torch_nor_hydra() -> None:
 
 def test_importing_every_module_of_the_library_pulls_in_no_suite() -> None:
     modules = [
-        ".".join(f.relative_to(ROOT).with_suffix("").parts)
-        for f in sources("sparse_rcnn")
-        if f.stem != "__init__"
+        ".".join(f.relative_to(ROOT).with_suffix("").parts) for f in sources("sparse_rcnn") if f.stem != "__init__"
     ]
     loaded = loaded_by(f"import {', '.join(modules)}", (*HEAVY, "tqdm", "rich", "filelock"))
     # torch itself may import tqdm for its downloads.

@@ -77,9 +77,7 @@ def test_resnet_equals_torchvisions_in_evaluation() -> None:
                 module.running_var.uniform_(0.5, 1.5)
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.1)
-    state = {
-        k: v for k, v in reference.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k
-    }
+    state = {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.") and "num_batches" not in k}
     net = ResNet(depth=18, stride_in_1x1=False, num_frozen_stages=2)
     net.load_state_dict(state)
     x = torch.randn(1, 3, 64, 64)
@@ -121,9 +119,7 @@ def test_pyramid_is_lateral_plus_upsampled_then_3x3() -> None:
         inner = inner + p[f"inner_blocks.{level}.0.bias"][:, None, None]
         if above is not None:
             inner = inner + above.repeat_interleave(2, 2).repeat_interleave(2, 3)  # nearest
-        wanted = F.conv2d(
-            inner, p[f"layer_blocks.{level}.0.weight"], p[f"layer_blocks.{level}.0.bias"], padding=1
-        )
+        wanted = F.conv2d(inner, p[f"layer_blocks.{level}.0.weight"], p[f"layer_blocks.{level}.0.bias"], padding=1)
         torch.testing.assert_close(got[level], wanted, rtol=1e-9, atol=1e-9)
         above = inner
 

@@ -53,9 +53,7 @@ def sizes(num_portrait: int, num_landscape: int) -> np.ndarray:
     return np.array([[640, 480]] * num_portrait + landscape[:num_landscape])
 
 
-def sampler(
-    image_sizes_hw, batch_size, seed=0, num_replicas=1, rank=0, num_micro_batches=1
-) -> AspectRatioBatchSampler:
+def sampler(image_sizes_hw, batch_size, seed=0, num_replicas=1, rank=0, num_micro_batches=1) -> AspectRatioBatchSampler:
     return AspectRatioBatchSampler(image_sizes_hw, batch_size, seed, num_replicas, rank, num_micro_batches)
 
 
@@ -119,9 +117,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated():
 
 @pytest.mark.parametrize(("num_replicas", "num_micro_batches"), [(1, 4), (2, 1), (4, 1), (2, 2), (4, 2)])
 @pytest.mark.parametrize("image_sizes_hw", [sizes(13, 30), sizes(1, 2)], ids=["large", "small"])
-def test_ranks_and_micro_batches_together_are_the_single_process_batch(
-    image_sizes_hw, num_replicas, num_micro_batches
-):
+def test_ranks_and_micro_batches_together_are_the_single_process_batch(image_sizes_hw, num_replicas, num_micro_batches):
     num_steps = 12
     single = list(islice(iter(sampler(image_sizes_hw, 8)), num_steps))
     streams = [
@@ -134,11 +130,7 @@ def test_ranks_and_micro_batches_together_are_the_single_process_batch(
         for rank in range(num_replicas)
     ]
     for step in range(num_steps):
-        parts = [
-            stream[step * num_micro_batches + micro]
-            for stream in streams
-            for micro in range(num_micro_batches)
-        ]
+        parts = [stream[step * num_micro_batches + micro] for stream in streams for micro in range(num_micro_batches)]
         assert {len(part) for part in parts} == {8 // (num_replicas * num_micro_batches)}
         assert [key for part in parts for key in part] == single[step]
 

@@ -82,9 +82,7 @@ def test_deltas_of_size_are_clamped_above_and_not_below() -> None:
     box = torch.tensor([[-8.0, -8.0, 8.0, 8.0]], dtype=torch.float64)
     limit = math.log(100_000 / 16)
     for delta in (limit, limit + 1e-9, 10.0, 100.0, math.inf):
-        x1, y1, x2, y2 = apply_deltas(torch.tensor([[0, 0, delta, delta]], dtype=torch.float64), box)[
-            0
-        ].tolist()
+        x1, y1, x2, y2 = apply_deltas(torch.tensor([[0, 0, delta, delta]], dtype=torch.float64), box)[0].tolist()
         assert (x2 - x1, y2 - y1) == pytest.approx((100_000, 100_000), rel=1e-12)
     just_below = apply_deltas(torch.tensor([[0, 0, limit - 0.1, 0.0]], dtype=torch.float64), box)[0]
     assert (just_below[2] - just_below[0]).item() == pytest.approx(100_000 * math.exp(-0.1), rel=1e-12)
@@ -93,9 +91,7 @@ def test_deltas_of_size_are_clamped_above_and_not_below() -> None:
 
 
 def test_deltas_equal_the_naive_ones_also_for_inverted_and_empty_boxes() -> None:
-    boxes = torch.cat(
-        (random_boxes(20, 6), torch.tensor([[5.0, 5, 5, 5], [9, 1, 3, 7], [9, 7, 3, 1]]).double())
-    )
+    boxes = torch.cat((random_boxes(20, 6), torch.tensor([[5.0, 5, 5, 5], [9, 1, 3, 7], [9, 7, 3, 1]]).double()))
     deltas = 4 * torch.randn(len(boxes), 4, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     deltas[:3, 2] = 12.0  # beyond the clamp
     wanted = [naive.apply_deltas(d, b) for d, b in zip(deltas.tolist(), boxes.tolist(), strict=True)]
@@ -105,9 +101,7 @@ def test_deltas_equal_the_naive_ones_also_for_inverted_and_empty_boxes() -> None
 
 def test_deltas_gradient_and_none_beyond_the_clamp() -> None:
     boxes = random_boxes(5, 8).requires_grad_()
-    deltas = torch.randn(
-        5, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64
-    ).requires_grad_()
+    deltas = torch.randn(5, 4, generator=torch.Generator().manual_seed(9), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(apply_deltas, (deltas, boxes))
     clamped = torch.tensor([[0.1, 0.2, 20.0, 0.3]], dtype=torch.float64, requires_grad=True)
     apply_deltas(clamped, random_boxes(1, 10)).pow(2).sum().backward()

@@ -108,7 +108,17 @@ def test_what_a_killed_writer_left_is_removed_with_the_next_checkpoint(tmp_path:
         ("model.safetensors", lambda p: p.write_bytes(b"")),
         ("model.safetensors", lambda p: p.unlink()),
     ],
-    ids=["short", "garbage", "empty", "absent", "keys", "short-weights", "garbage-weights", "empty-weights", "no-weights"],
+    ids=[
+        "short",
+        "garbage",
+        "empty",
+        "absent",
+        "keys",
+        "short-weights",
+        "garbage-weights",
+        "empty-weights",
+        "no-weights",
+    ],
 )
 def test_a_damaged_checkpoint_is_one_line_with_the_way_out(tmp_path: Path, file: str, damage: Any) -> None:
     folder = CheckpointFolder(tmp_path)
@@ -171,7 +181,10 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "disk"
     mount.mkdir()
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         pytest.skip(f"mounting a file system needs root: {done.stderr.strip()}")
@@ -186,9 +199,9 @@ def test_a_full_disk_is_one_line_and_keeps_the_checkpoints_there_are(tiny_disk: 
     usage = os.statvfs(tiny_disk)
     (tiny_disk / "filler").write_bytes(bytes(max(0, usage.f_bavail * usage.f_frsize - room)))
     big = nn.Linear(64, 64)  # 16 KiB
+    big_state = TrainingState(4, "abc", 0.0, {"state": torch.zeros(8192)}, None, [])
     with pytest.raises(UserError) as caught:
-        optimizer = {"state": torch.zeros(8192)}
-        folder.save(big, CARD, TrainingState(4, "abc", 0.0, optimizer, None, []))
+        folder.save(big, CARD, big_state)
     assert str(caught.value) == f"cannot write checkpoint {tiny_disk / 'step_00000004'}: No space left on device"
     assert names(tiny_disk) == ["filler", "step_00000002"]
     assert folder.load_latest(module(), "abc") is not None
@@ -214,7 +227,14 @@ def test_a_file_in_the_folders_place_is_one_line(tmp_path: Path) -> None:
 
 
 def draw() -> list[Any]:
-    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.rand(3), torch.randn(3)]
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        torch.rand(3),
+        torch.randn(3),
+    ]
 
 
 def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:

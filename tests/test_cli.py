@@ -46,9 +46,7 @@ def test_mistakes_are_one_line_and_faults_keep_their_traceback(
 
 
 def test_a_full_disk_is_a_mistake_and_a_missing_file_is_not() -> None:
-    assert (
-        describe_mistake(OSError(28, "No space left on device", "x.bin")) == "x.bin: No space left on device"
-    )
+    assert describe_mistake(OSError(28, "No space left on device", "x.bin")) == "x.bin: No space left on device"
     assert describe_mistake(FileNotFoundError(2, "No such file", "x.bin")) is None
 
 

@@ -29,9 +29,7 @@ def image_record(image_id: int, **other: Any) -> dict[str, Any]:
     return {"id": image_id, "file_name": f"{image_id}.png", "height": 40, "width": 60, **other}
 
 
-def box_record(
-    annotation_id: int, image_id: int, category_id: int, bbox: Any, **other: Any
-) -> dict[str, Any]:
+def box_record(annotation_id: int, image_id: int, category_id: int, bbox: Any, **other: Any) -> dict[str, Any]:
     return {
         "id": annotation_id,
         "image_id": image_id,
@@ -66,9 +64,7 @@ def write(folder: Path, content: Any) -> Path:
 def write_images(folder: Path, content: dict[str, Any]) -> Path:
     """Random pixels for every image record, under ``folder``/images."""
     for record in content["images"]:
-        pixels = np.random.default_rng(record["id"]).integers(
-            0, 256, (record["height"], record["width"], 3), np.uint8
-        )
+        pixels = np.random.default_rng(record["id"]).integers(0, 256, (record["height"], record["width"], 3), np.uint8)
         path = folder / "images" / record["file_name"]
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
@@ -302,9 +298,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
     assert data[0].image_id == 5
     (tmp_path / "images" / "sub1" / "5.png").unlink()
     (tmp_path / "images" / "sub0" / "70.png").unlink()
-    with pytest.raises(
-        DataError, match=r"^2 of 3 image files are missing in .*images, the first is sub1/5.png"
-    ):
+    with pytest.raises(DataError, match=r"^2 of 3 image files are missing in .*images, the first is sub1/5.png"):
         CocoDetection(data.annotations_path, data.images_path, AS_IS, False, 0)
     with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
         CocoDetection(data.annotations_path, tmp_path / "nowhere", AS_IS, False, 0)
@@ -343,9 +337,7 @@ def test_reading_leaves_every_global_generator_alone(tmp_path, monkeypatch):
 def test_the_number_of_workers_changes_nothing(tmp_path):
     data = dataset(tmp_path, small_set(), augmentation())
     keys = [[(epoch, i) for i in (2, 0, 1)] for epoch in range(4)]
-    plain, parallel = (
-        list(DataLoader(data, batch_sampler=keys, collate_fn=collate, num_workers=n)) for n in (0, 2)
-    )
+    plain, parallel = (list(DataLoader(data, batch_sampler=keys, collate_fn=collate, num_workers=n)) for n in (0, 2))
     assert len(plain) == len(parallel) == 4
     for a, b in zip(plain, parallel, strict=True):
         assert a.image_ids == b.image_ids == (70, 5, 9)
@@ -425,9 +417,7 @@ def test_a_record_of_the_stored_size_keeps_the_stored_picture(tmp_path):
     stored = save_with_orientation(path, 6, quadrants())
     assert stored.shape[:2] == (60, 40)
     assert close(read_image(path, 7, (60, 40)), stored)
-    with pytest.raises(
-        DataError, match=r"photo.jpg \(image id 7\) is 40 x 60 pixels .* its record says 41 x 60"
-    ):
+    with pytest.raises(DataError, match=r"photo.jpg \(image id 7\) is 40 x 60 pixels .* its record says 41 x 60"):
         read_image(path, 7, (41, 60))
 
 
@@ -487,9 +477,7 @@ def test_files_that_are_no_whole_image(tmp_path):
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "folder.jpg").mkdir()
     for name in ("cut.jpg", "cut.png", "text.jpg", "empty.jpg", "folder.jpg"):
-        with pytest.raises(
-            DataError, match=rf"{name} \(image id 3\) cannot be read as an image: .+"
-        ) as caught:
+        with pytest.raises(DataError, match=rf"{name} \(image id 3\) cannot be read as an image: .+") as caught:
             read_image(tmp_path / name, 3, (40, 60))
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"gone.jpg \(image id 3\) does not exist"):
@@ -526,8 +514,6 @@ def test_real_data(name, num_images, num_boxes, num_classes):
         with_boxes = {a["image_id"] for a in content["annotations"]}
         assert any(len(s.labels) == 0 and s.image_id not in with_boxes for s in samples)
         names = {c["id"]: c["name"] for c in content["categories"]}
-        person = [
-            a for a in content["annotations"] if not a["iscrowd"] and names[a["category_id"]] == "person"
-        ]
+        person = [a for a in content["annotations"] if not a["iscrowd"] and names[a["category_id"]] == "person"]
         label = data.class_names.index("person")
         assert sum(int((s.labels == label).sum()) for s in samples) == len(person)

@@ -102,9 +102,7 @@ def refused(node: dict[str, Any], **options: Any) -> str:
 
 
 def test_a_correct_config_comes_back_plain_and_resolved() -> None:
-    node = outer(
-        strides=[4, 8], pair=[1, 0.5], mode="b", norms=None, flag=True, weights={"l1": 2}, folder="/x"
-    )
+    node = outer(strides=[4, 8], pair=[1, 0.5], mode="b", norms=None, flag=True, weights={"l1": 2}, folder="/x")
     node["inner"] = inner(num_layers="${depth}")
     cfg = OmegaConf.create({"depth": 4, "a": {"model": node}})
     config = validate(cfg)
@@ -164,9 +162,7 @@ def test_a_target_that_does_not_exist_is_named(target: Any, message: str) -> Non
         check({"_target_": target})
 
 
-def test_a_target_whose_module_cannot_be_imported_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_target_whose_module_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "module_that_needs_more.py").write_text("import absent_dependency\n")
     monkeypatch.syspath_prepend(tmp_path)
     message = refused({"_target_": "module_that_needs_more.Thing"})
@@ -178,9 +174,7 @@ def test_positional_arguments_and_bad_control_values_are_refused() -> None:
     assert refused(inner(_args_=[1])).startswith("a.model._args_: positional arguments are not accepted")
     assert refused(inner(_partial_="yes")).startswith("a.model._partial_: expected true or false")
     assert refused(inner(_convert_="list")).startswith("a.model._convert_: expected one of")
-    assert refused(inner(_patrial_=True)).startswith(
-        "a.model._patrial_: unknown key; did you mean '_partial_'"
-    )
+    assert refused(inner(_patrial_=True)).startswith("a.model._patrial_: unknown key; did you mean '_partial_'")
 
 
 @pytest.mark.parametrize(
@@ -231,17 +225,13 @@ def test_one_annotation_that_cannot_be_evaluated_does_not_switch_off_the_others(
 
 def test_functions_classmethods_and_constructors_that_take_any_key() -> None:
     check({"_target_": f"{HERE}.Outer.create", "num_classes": 2})
-    assert refused({"_target_": f"{HERE}.Outer.create", "classes": 2}).startswith(
-        "a.model.classes: unknown key"
-    )
+    assert refused({"_target_": f"{HERE}.Outer.create", "classes": 2}).startswith("a.model.classes: unknown key")
     check({"_target_": f"{HERE}.Anything", "whatever": 1})
 
 
 def test_missing_values_are_named_with_what_to_do() -> None:
     cfg = OmegaConf.create({"file": "${data.root}/x", "data": {"root": "???"}, "x": "???"})
-    with pytest.raises(
-        ConfigError, match=r"^data\.root: has no value; set it on the command line: data\.root=.*x"
-    ):
+    with pytest.raises(ConfigError, match=r"^data\.root: has no value; set it on the command line: data\.root=.*x"):
         validate(cfg)
 
 

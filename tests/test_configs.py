@@ -204,9 +204,7 @@ def test_paper_data() -> None:
 
 
 def test_the_plain_axes_reach_the_nodes_they_stand_for() -> None:
-    config = checked(
-        "num_stages=2", "num_proposals=7", "hidden_dim=32", "dropout=0.1", "criterion.l1_weight=4"
-    )
+    config = checked("num_stages=2", "num_proposals=7", "hidden_dim=32", "dropout=0.1", "criterion.l1_weight=4")
     model = config["model"]
     assert model["num_stages"] == 2
     assert model["proposals"]["num_proposals"] == 7

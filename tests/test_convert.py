@@ -35,9 +35,7 @@ def released(depth: int = 18, **changes: Any) -> tuple[State, State, dict[str, A
         (18, 12, 500, 1, 64),
     ],
 )
-def test_round_trip(
-    depth: int, num_stages: int, num_proposals: int, num_classes: int, hidden_dim: int
-) -> None:
+def test_round_trip(depth: int, num_stages: int, num_proposals: int, num_classes: int, hidden_dim: int) -> None:
     ours, theirs, described = released(
         depth,
         num_stages=num_stages,
@@ -153,9 +151,7 @@ def test_variants_without_released_names_are_refused_naming_tensors() -> None:
     described = architecture()  # the small backbone
     with torch.device("meta"):
         state = build(described).state_dict()
-    with pytest.raises(
-        CheckpointError, match=r"no name for: backbone\.bottom_up\.stem\.0\.weight, .* and \d+ more$"
-    ):
+    with pytest.raises(CheckpointError, match=r"no name for: backbone\.bottom_up\.stem\.0\.weight, .* and \d+ more$"):
         ours_to_released(state, described)
 
 

@@ -143,9 +143,7 @@ def test_numpy_values_are_read_and_nothing_else_is_unpickled(
     assert not (tmp_path / "evil.safetensors").exists()
 
 
-def test_a_wrong_checkpoint_names_the_tensors_that_do_not_fit(
-    state: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_a_wrong_checkpoint_names_the_tensors_that_do_not_fit(state: dict[str, Tensor], tmp_path: Path) -> None:
     wrong, out = tmp_path / "wrong.pth", tmp_path / "o.safetensors"
 
     def refused(content: Any) -> str:
@@ -156,9 +154,7 @@ def test_a_wrong_checkpoint_names_the_tensors_that_do_not_fit(
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "tensor init_proposal_features.weight is missing" in refused(
-        {"model": {"fc.weight": torch.zeros(2)}}
-    )
+    assert "tensor init_proposal_features.weight is missing" in refused({"model": {"fc.weight": torch.zeros(2)}})
     surplus = {**state, "head.head_series.0.extra": torch.zeros(1)}
     assert "head.head_series.0.extra is not part of the model" in refused(surplus)
     short = {**state, "backbone.fpn_lateral2.weight": torch.zeros(1, 2)}
@@ -190,9 +186,7 @@ def test_files_of_another_kind_are_refused(released: Path, tmp_path: Path) -> No
     assert not out.exists()
 
 
-def test_the_output_is_never_overwritten_by_accident(
-    model: SparseRCNN, released: Path, tmp_path: Path
-) -> None:
+def test_the_output_is_never_overwritten_by_accident(model: SparseRCNN, released: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.safetensors"
     out.write_text("precious")
     with pytest.raises(UserError, match=r"o.safetensors exists: .* --force"):

@@ -194,9 +194,7 @@ def test_twelve_stages_and_three_hundred_proposals(pooler: str) -> None:
 
 
 @pytest.mark.parametrize(("counts", "num_proposals"), [((0, 0), 6), ((0, 4), 6), ((9, 12), 4)])
-def test_images_without_targets_and_more_targets_than_proposals(
-    counts: tuple[int, ...], num_proposals: int
-) -> None:
+def test_images_without_targets_and_more_targets_than_proposals(counts: tuple[int, ...], num_proposals: int) -> None:
     model = small_detector(num_proposals=num_proposals)
     losses = step(model, counts)
     losses.total.backward()

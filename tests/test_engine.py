@@ -107,9 +107,7 @@ class Setup:
 def setup(*overrides: str, num_micro_batches: int = 1, num_steps: int = 1) -> Setup:
     """The detector and the batches of its first steps, the global batch cut into micro-batches."""
     arguments = tiny.overrides(tiny.data_root().parent / "unused", *overrides)
-    config = validate(
-        tiny.composed([*arguments, f"train.num_micro_batches={num_micro_batches}"]), INJECTED
-    )
+    config = validate(tiny.composed([*arguments, f"train.num_micro_batches={num_micro_batches}"]), INJECTED)
     train_set, _ = build_datasets(config)
     set_num_classes(config, train_set.num_classes)
     seed_everything(0)
@@ -136,7 +134,10 @@ def relative_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("num_micro_batches", [2, 4])
 def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(num_micro_batches: int) -> None:
-    whole, parts = setup("train.batch_size=8"), setup("train.batch_size=8", num_micro_batches=num_micro_batches)
+    whole, parts = (
+        setup("train.batch_size=8"),
+        setup("train.batch_size=8", num_micro_batches=num_micro_batches),
+    )
     assert len(parts.batches) == num_micro_batches
     ids = [i for batch in parts.batches for i in batch.image_ids]
     assert ids == list(whole.batches[0].image_ids)
@@ -337,9 +338,7 @@ class _Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
-def test_a_step_waits_for_the_device_once_per_matching(
-    monkeypatch: pytest.MonkeyPatch, num_micro_batches: int
-) -> None:
+def test_a_step_waits_for_the_device_once_per_matching(monkeypatch: pytest.MonkeyPatch, num_micro_batches: int) -> None:
     num_steps = 4
     s = setup(num_steps=2, num_micro_batches=num_micro_batches)
     ema = MovingAverage(s.model, 0.9)
@@ -377,7 +376,7 @@ def test_a_stop_request_saves_at_the_boundary_and_says_where() -> None:
                 stop.signal_number = 15
             yield batch
 
-    with pytest.raises(Interrupted, match="stopped by SIGTERM after step 3; .* run again to continue") as caught:
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step 3; .* run again to continue") as caught:
         s.train(batches=batches(), stop=stop, save_checkpoint=saved.append)
     assert saved == [3]
     assert (caught.value.step, caught.value.signal_number) == (3, 15)

@@ -179,9 +179,7 @@ def make_run(data: Path, weights: Path, path: Path) -> Path:
     return path
 
 
-def test_weights_on_a_data_set(
-    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_on_a_data_set(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "out"
     run(weights, data, "--out", out, "--all-stages", "--per-class", "--max-dets-300", "--batch-size", 2)
     printed = capsys.readouterr().out

@@ -34,9 +34,7 @@ def annotation(box: list[float], image_id: int = 1, category_id: int = 1, **fiel
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "area": box[2] * box[3], **fields}
 
 
-def detection(
-    box: list[float], score: float = 0.5, image_id: int = 1, category_id: int = 1
-) -> dict[str, Any]:
+def detection(box: list[float], score: float = 0.5, image_id: int = 1, category_id: int = 1) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
 
 
@@ -58,9 +56,9 @@ def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     image_ids = (np.arange(8) * 7 + 3).tolist()
     annotations, detections = [], []
     for image_id in image_ids:
-        boxes = np.concatenate(
-            [rng.uniform(0, 400, (12, 2)), np.exp(rng.uniform(0, np.log(300), (12, 2)))], axis=1
-        )[: rng.integers(0, 13)]
+        boxes = np.concatenate([rng.uniform(0, 400, (12, 2)), np.exp(rng.uniform(0, np.log(300), (12, 2)))], axis=1)[
+            : rng.integers(0, 13)
+        ]
         labels = rng.integers(1, num_classes + 1, len(boxes)) * 3
         for box, label in zip(boxes.tolist(), labels.tolist(), strict=True):
             fields = {"area": box[2] * box[3] * rng.uniform(0.5, 1), "iscrowd": int(rng.random() < 0.2)}
@@ -244,9 +242,7 @@ def test_no_detections(backend: str) -> None:
         ({**coco([]), "categories": []}, []),
     ],
 )
-def test_no_ground_truth(
-    backend: str, ground_truth: dict[str, Any], detections: list[dict[str, Any]]
-) -> None:
+def test_no_ground_truth(backend: str, ground_truth: dict[str, Any], detections: list[dict[str, Any]]) -> None:
     metrics = evaluate_detections(ground_truth, detections, backend)
     assert list(metrics.summary) == NAMES
     assert set(metrics.summary.values()) == {-1.0}
@@ -293,9 +289,7 @@ def test_repeated_class_names(names: dict[int, str], expected: tuple[str, ...]) 
 
 
 @each_backend
-def test_evaluator_is_reusable_silent_and_changes_nothing(
-    backend: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluator_is_reusable_silent_and_changes_nothing(backend: str, capfd: pytest.CaptureFixture[str]) -> None:
     ground_truth, detections = random_set(0)
     before = copy.deepcopy((ground_truth, detections))
     evaluator = CocoEvaluator(CocoGroundTruth(ground_truth), backend)
@@ -320,9 +314,7 @@ def test_missing_package(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, f"sparse_rcnn.evaluation.{backend}_backend", raising=False)
     for module in (backend, f"{backend}.coco"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(
-        UserError, match=rf"^eval\.backend={backend}: .*pip install {backend}, or set"
-    ) as error:
+    with pytest.raises(UserError, match=rf"^eval\.backend={backend}: .*pip install {backend}, or set") as error:
         evaluate_detections(coco([]), [], backend)
     assert "\n" not in str(error.value)
 
@@ -420,6 +412,4 @@ def test_round_trip_from_detections_to_metrics() -> None:
         coco([annotation(BOX, category_id=4), annotation(FAR, category_id=9)], names={4: "a", 9: "b"})
     )
     results = detections_to_coco(1, detections, ground_truth.category_ids)
-    assert CocoEvaluator(ground_truth, "hotcoco").evaluate(results).per_class == pytest.approx(
-        {"a": 1, "b": 1}
-    )
+    assert CocoEvaluator(ground_truth, "hotcoco").evaluate(results).per_class == pytest.approx({"a": 1, "b": 1})

@@ -79,9 +79,7 @@ def load(case: str) -> Case:
         model,
         images,
         torch.tensor([i.shape[1:] for i in reference["images"]]),
-        Targets.from_lists(
-            [t["boxes"] for t in reference["targets"]], [t["labels"] for t in reference["targets"]]
-        ),
+        Targets.from_lists([t["boxes"] for t in reference["targets"]], [t["labels"] for t in reference["targets"]]),
     )
 
 
@@ -327,9 +325,7 @@ def paper_config(overrides: list[str]) -> dict[str, Any]:
 
     schema.register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose(
-            "train", overrides=["recipe=paper", "data.root=/nowhere", "weights.backbone=null", *overrides]
-        )
+        cfg = compose("train", overrides=["recipe=paper", "data.root=/nowhere", "weights.backbone=null", *overrides])
     return validate(cfg, INJECTED)
 
 

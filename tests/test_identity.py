@@ -104,9 +104,7 @@ def test_order_of_keys_and_spelling_of_numbers_do_not_matter() -> None:
 
 def test_patterns_take_what_lies_below_and_a_star_is_one_part() -> None:
     config = {"log": {"a": {"b": 1}}, "data": {"x": {"images": 1}, "images": 2, "x2": {"y": {"images": 3}}}}
-    assert identity_config(config, ("log", "data.*.images")) == {
-        "data": {"images": 2, "x2": {"y": {"images": 3}}}
-    }
+    assert identity_config(config, ("log", "data.*.images")) == {"data": {"images": 2, "x2": {"y": {"images": 3}}}}
     assert identity_config({"log": {"a": 1}, "empty": {}}, ("log.*",)) == {"empty": {}}
 
 
@@ -123,9 +121,7 @@ def test_differences_are_listed_by_dotted_key() -> None:
     assert explain_difference(CONFIG, copy.deepcopy(CONFIG)) == []
 
 
-def test_file_fingerprint_follows_the_content_and_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_fingerprint_follows_the_content_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1

@@ -56,10 +56,7 @@ def test_ties_give_every_pair_of_box_and_label_at_most_once() -> None:
     output = StageOutput(torch.zeros(1, 6, 4), boxes)
     (found,) = select_detections(output, torch.tensor([[50, 50]]), torch.tensor([[50, 50]]))
     assert len(found) == 6
-    assert (
-        len({(b[0], y) for b, y in zip(found.boxes_xyxy_abs.tolist(), found.labels.tolist(), strict=True)})
-        == 6
-    )
+    assert len({(b[0], y) for b, y in zip(found.boxes_xyxy_abs.tolist(), found.labels.tolist(), strict=True)}) == 6
     assert found.scores.tolist() == [0.5] * 6
 
 
@@ -79,9 +76,7 @@ def test_boxes_are_scaled_then_clipped_then_dropped_where_empty() -> None:
         ]
     )
     logits = torch.arange(8.0, 0, -1)[None, :, None]
-    (found,) = select_detections(
-        StageOutput(logits, boxes), torch.tensor([[50, 50]]), torch.tensor([[200, 100]])
-    )
+    (found,) = select_detections(StageOutput(logits, boxes), torch.tensor([[50, 50]]), torch.tensor([[200, 100]]))
     assert found.boxes_xyxy_abs.tolist() == [[0, 0, 100, 200], [98, 40, 100, 80], [20, 40, 40, 80]]
     assert found.scores.tolist() == pytest.approx([torch.tensor(v).sigmoid().item() for v in (8.0, 7.0, 2.0)])
 

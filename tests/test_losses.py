@@ -76,9 +76,7 @@ def test_gradient_equals_finite_differences_of_the_naive_loss(counts: list[int])
         return float(naive.set_loss(logits, boxes, as_lists(targets), SIZES.tolist(), 3.0).sum())
 
     got_logits = torch.stack([o.logits.grad for o in outputs if o.logits.grad is not None]).numpy()
-    got_boxes = torch.stack(
-        [o.boxes_xyxy_abs.grad for o in outputs if o.boxes_xyxy_abs.grad is not None]
-    ).numpy()
+    got_boxes = torch.stack([o.boxes_xyxy_abs.grad for o in outputs if o.boxes_xyxy_abs.grad is not None]).numpy()
     for array, got in ((logits, got_logits), (boxes, got_boxes)):
         wanted = np.zeros_like(array)
         for index in np.ndindex(*array.shape):
@@ -119,9 +117,7 @@ def test_a_batch_equals_its_images_alone() -> None:
     alone = torch.zeros(3, 2)
     for n, count in enumerate(targets.num_per_image):
         one = [StageOutput(o.logits[n : n + 1], o.boxes_xyxy_abs[n : n + 1]) for o in outputs]
-        target = Targets(
-            targets.boxes_xyxy_abs[n : n + 1, :count], targets.labels[n : n + 1, :count], (count,)
-        )
+        target = Targets(targets.boxes_xyxy_abs[n : n + 1, :count], targets.labels[n : n + 1, :count], (count,))
         alone += paper_criterion()(one, target, SIZES[n : n + 1], 6.0).stacked()
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 

@@ -15,9 +15,7 @@ from tests.small_models import paper_matcher, random_outputs, random_targets
 SIZES = torch.tensor([[100, 140], [90, 60], [64, 64]])
 
 
-def stacked(
-    num_stages: int = 2, num_proposals: int = 5, num_classes: int = 4, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def stacked(num_stages: int = 2, num_proposals: int = 5, num_classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
     outputs = random_outputs(num_stages, num_proposals, num_classes, SIZES, seed)
     logits = torch.stack([o.logits for o in outputs]).detach()
     return 3 * logits, torch.stack([o.boxes_xyxy_abs for o in outputs]).detach()
@@ -98,9 +96,7 @@ def test_batched_equals_one_image_and_stage_at_a_time() -> None:
     alone = set()
     for s in range(3):
         for n, count in enumerate(targets.num_per_image):
-            one = Targets(
-                targets.boxes_xyxy_abs[n : n + 1, :count], targets.labels[n : n + 1, :count], (count,)
-            )
+            one = Targets(targets.boxes_xyxy_abs[n : n + 1, :count], targets.labels[n : n + 1, :count], (count,))
             part = slice(s, s + 1), slice(n, n + 1)
             m = paper_matcher()(logits[part], boxes[part], one, SIZES[n : n + 1])
             alone |= {(s, n, p, t) for _, _, p, t in pairs(m)}
@@ -114,9 +110,7 @@ def test_what_stands_in_the_padding_of_targets_changes_nothing() -> None:
     dirty_boxes[0, 3:], dirty_boxes[1, 1:] = 1e30, float("nan")
     dirty_labels[0, 3:] = 3
     wide = torch.cat((dirty_boxes, torch.full((3, 5, 4), 7.0)), 1)
-    dirty = Targets(
-        wide, torch.cat((dirty_labels, torch.ones(3, 5, dtype=torch.int64)), 1), targets.num_per_image
-    )
+    dirty = Targets(wide, torch.cat((dirty_labels, torch.ones(3, 5, dtype=torch.int64)), 1), targets.num_per_image)
     matcher = paper_matcher()
     assert pairs(matcher(logits, boxes, dirty, SIZES)) == pairs(matcher(logits, boxes, targets, SIZES))
 
@@ -199,9 +193,7 @@ def test_each_weight_scales_its_own_part() -> None:
     targets = random_targets([3, 3, 3], SIZES, 4)
 
     def cost(*weights: float) -> Tensor:
-        return HungarianMatcher(*weights, focal_alpha=0.25, focal_gamma=2.0).cost(
-            logits, boxes, targets, SIZES
-        )
+        return HungarianMatcher(*weights, focal_alpha=0.25, focal_gamma=2.0).cost(logits, boxes, targets, SIZES)
 
     total = cost(2, 5, 2)
     torch.testing.assert_close(total, 2 * cost(1, 0, 0) + 5 * cost(0, 1, 0) + 2 * cost(0, 0, 1))
@@ -226,7 +218,5 @@ def test_values_out_of_range_are_refused(changes: dict[str, float], message: str
 
 def test_the_matcher_leaves_no_trace_in_the_graph() -> None:
     logits, boxes = stacked()
-    m = paper_matcher()(
-        logits.requires_grad_(), boxes.requires_grad_(), random_targets([1, 1, 1], SIZES, 4), SIZES
-    )
+    m = paper_matcher()(logits.requires_grad_(), boxes.requires_grad_(), random_targets([1, 1, 1], SIZES, 4), SIZES)
     assert not any(t.requires_grad for t in (m.stage, m.image, m.proposal, m.target))

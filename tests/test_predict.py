@@ -30,9 +30,7 @@ def model() -> SparseRCNN:
 
 
 def picture(height: int = 40, width: int = 60, seed: int = 0) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
@@ -152,9 +150,7 @@ def test_greyscale_palette_alpha_and_rotated_pictures(model: SparseRCNN) -> None
     assert_same(model.predict(stored), model.predict(upright))
 
 
-def test_the_rotation_of_a_file_and_of_the_picture_opened_from_it_is_one(
-    model: SparseRCNN, tmp_path: Path
-) -> None:
+def test_the_rotation_of_a_file_and_of_the_picture_opened_from_it_is_one(model: SparseRCNN, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 8
     to_pil(picture(30, 60)).save(tmp_path / "p.png", exif=exif)

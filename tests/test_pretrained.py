@@ -53,9 +53,7 @@ def test_torchvisions_layout_loads(
     model = net()
     load_backbone_weights(model, tmp_path / "w.pth")
     loaded = model.state_dict()
-    assert set(imagenet) - set(loaded) == {"fc.weight", "fc.bias"} | {
-        n for n in imagenet if "num_batches" in n
-    }
+    assert set(imagenet) - set(loaded) == {"fc.weight", "fc.bias"} | {n for n in imagenet if "num_batches" in n}
     for name, tensor in loaded.items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, state[name].float()), name
@@ -73,9 +71,7 @@ def test_a_file_is_taken_before_a_name_and_a_cached_name_without_network(
     assert locate_backbone_weights(net(), NAME) == cache / FILE
 
 
-@pytest.mark.parametrize(
-    "error", [URLError("offline"), HTTPError("u", 403, "Forbidden", None, None), OSError("disk")]
-)  # type: ignore[arg-type]
+@pytest.mark.parametrize("error", [URLError("offline"), HTTPError("u", 403, "Forbidden", None, None), OSError("disk")])  # type: ignore[arg-type]
 def test_absent_weights_offline_name_the_file_and_the_folder(
     cache: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
@@ -93,9 +89,7 @@ def test_absent_weights_offline_name_the_file_and_the_folder(
 
 
 def test_neither_a_name_nor_a_file() -> None:
-    with pytest.raises(
-        UserError, match=r"^weights.backbone=IMAGENET is neither a file nor .* resnet18: IMAGENET1K_V1"
-    ):
+    with pytest.raises(UserError, match=r"^weights.backbone=IMAGENET is neither a file nor .* resnet18: IMAGENET1K_V1"):
         locate_backbone_weights(net(), "IMAGENET")
     with pytest.raises(UserError, match=r"/nowhere/w.pth is neither a file"):
         locate_backbone_weights(net(), "/nowhere/w.pth")
@@ -103,28 +97,20 @@ def test_neither_a_name_nor_a_file() -> None:
 
 def test_the_small_network_has_no_pretrained_weights() -> None:
     small = SmallNet(widths=[16, 16, 16, 16], num_blocks=[0, 0, 0, 0])
-    with pytest.raises(
-        UserError, match=f"weights.backbone={NAME}: SmallNet has no pretrained weights; set null"
-    ):
+    with pytest.raises(UserError, match=f"weights.backbone={NAME}: SmallNet has no pretrained weights; set null"):
         locate_backbone_weights(small, NAME)
 
 
-def test_weights_of_another_depth_are_refused_naming_tensors(
-    imagenet: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_weights_of_another_depth_are_refused_naming_tensors(imagenet: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(imagenet, tmp_path / "w.pth")
     model = net(34)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    with pytest.raises(
-        CheckpointError, match=r"w\.pth is no resnet34: layer1\.2\.conv1\.weight is missing; .* more$"
-    ):
+    with pytest.raises(CheckpointError, match=r"w\.pth is no resnet34: layer1\.2\.conv1\.weight is missing; .* more$"):
         load_backbone_weights(model, tmp_path / "w.pth")
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items()), "nothing half-loaded"
     changed = imagenet | {"conv1.weight": torch.zeros(64, 1, 7, 7)}
     torch.save(changed, tmp_path / "grey.pth")
-    with pytest.raises(
-        CheckpointError, match=r"conv1\.weight has shape \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"conv1\.weight has shape \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"):
         load_backbone_weights(net(), tmp_path / "grey.pth")
 
 
@@ -155,9 +141,7 @@ def corrupt(kind: str, path: Path, state: dict[str, Tensor]) -> None:
         "an unsafe pickle", "binary pickle start", "one letter", "memo",
     ],
 )  # fmt: skip
-def test_corrupt_files_are_refused_naming_the_file(
-    kind: str, imagenet: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_corrupt_files_are_refused_naming_the_file(kind: str, imagenet: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     corrupt(kind, path, imagenet)
     with pytest.raises(CheckpointError) as caught:

@@ -22,7 +22,7 @@ from tests import tiny
 EVERYTHING = ("dropout=0.1", "train.ema_decay=0.9", "train.num_micro_batches=2", "eval.every_epochs=1")
 
 # Runs experiments.train and kills it with SIGKILL at the n-th time that it comes to a point of KILL_AT=point:n.
-DRIVER = '''
+DRIVER = """
 import io, os, shutil, signal, sys
 from pathlib import Path
 
@@ -49,7 +49,8 @@ def replace(source, target, *args, **kwargs):
     parts = {"rename": name.startswith("step_") and not name.endswith(".json"), "renamed": False,
              "eval": name.startswith("step_") and name.endswith(".json"), "results": name == "results.json",
              "weights-at-the-end": name == "model.safetensors" and ".tmp" not in str(target),
-             "meta": name == "meta.json", "finished": name == "status.json" and Path(target).with_name("results.json").exists()}
+             "meta": name == "meta.json",
+             "finished": name == "status.json" and os.path.exists(f"{Path(target).parent}/results.json")}
     if parts.get(point) and is_it():
         die()
     real_replace(source, target, *args, **kwargs)
@@ -94,7 +95,7 @@ torch.optim.AdamW.step, JsonlWriter.log = step, log
 
 from experiments.train import main
 main()
-'''
+"""
 
 
 @functools.cache

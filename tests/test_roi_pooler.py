@@ -62,9 +62,7 @@ def test_levels_at_the_boundaries(side: int, upper: int) -> None:
 def test_the_epsilon_of_the_level_formula_is_there() -> None:
     # In float64, areas within 1e-8 * 2 ** k below a boundary belong to the upper level, and no others.
     for side, upper, tolerance in ((112, 3, 2e-8), (224, 4, 1e-8), (448, 5, 0.5e-8)):
-        sides = torch.tensor(
-            [side * (1 - 0.9 * tolerance), side * (1 - 1.1 * tolerance)], dtype=torch.float64
-        )
+        sides = torch.tensor([side * (1 - 0.9 * tolerance), side * (1 - 1.1 * tolerance)], dtype=torch.float64)
         boxes = torch.stack((0 * sides, 0 * sides, sides, sides), 1)
         assert assign_levels(boxes, 2, 5).tolist() == [upper, upper - 1]
 
@@ -154,10 +152,7 @@ def test_both_poolers_agree_in_float32_forward_and_backward() -> None:
 def test_bfloat16_maps_do_not_round_the_boxes(pooler: type) -> None:
     # A checkerboard is exact in bfloat16, so all that may differ is the rounding of the pooled values;
     # a box at 701.5 rounded to bfloat16 (704) would be more than half a pixel of the first map away.
-    maps = [
-        (torch.arange(n)[:, None] + torch.arange(n)).remainder(2)[None, None].float()
-        for n in (256, 128, 64, 32)
-    ]
+    maps = [(torch.arange(n)[:, None] + torch.arange(n)).remainder(2)[None, None].float() for n in (256, 128, 64, 32)]
     boxes = torch.tensor([[[701.5, 699.0, 741.0, 745.0], [833.0, 517.5, 941.5, 600.0]]])
     pool = pooler(output_size=7, sampling_ratio=2)
     reference = pool(maps, boxes)

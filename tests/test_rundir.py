@@ -27,9 +27,7 @@ CONFIG: dict[str, Any] = {"seed": 3, "experiment": "base", "model": {"num_stages
 META = {"recipe": "mini", "device": "cpu", "world_size": 1, "data": {"train": "abc"}}
 
 
-def open_run(
-    root: Path, experiment: str = "base", config: dict | None = None, **changes: Any
-) -> RunDirectory:
+def open_run(root: Path, experiment: str = "base", config: dict | None = None, **changes: Any) -> RunDirectory:
     config = config or CONFIG
     identity = changes.pop("identity", None) or run_identity(config, META["data"])
     return RunDirectory.open(root, experiment, config, identity, 3, ["train.lr=0.1", "x=[1, 2]"], META)
@@ -131,9 +129,7 @@ def test_a_directory_that_holds_another_identity_is_refused_with_the_differing_k
     target = run.path.with_name(f"{run_identity(other, META['data'])}-seed3")
     run.path.rename(target)
     before = {name: (target / name).read_bytes() for name in names(target)}
-    with pytest.raises(
-        UserError, match=r"holds another run .* model\.num_stages: 3 -> 6, train\.lr: 0\.1 -> 0\.2;"
-    ):
+    with pytest.raises(UserError, match=r"holds another run .* model\.num_stages: 3 -> 6, train\.lr: 0\.1 -> 0\.2;"):
         open_run(tmp_path, config=other)
     assert {name: (target / name).read_bytes() for name in names(target)} == before
 

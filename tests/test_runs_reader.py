@@ -26,9 +26,7 @@ def write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def make_run(
-    root: Path, experiment: str = "base", run_id: str = "0123456789ab-seed0", version: int = 1
-) -> Path:
+def make_run(root: Path, experiment: str = "base", run_id: str = "0123456789ab-seed0", version: int = 1) -> Path:
     path = root / experiment / run_id
     write(path / "meta.json", {"schema_version": version, "run_id": run_id})
     write(path / "config.json", {"seed": 0})
@@ -97,9 +95,7 @@ def test_unreadable_lines_in_the_middle_are_counted(tmp_path: Path) -> None:
         b'{"event": "x"}\n',
         b'{"event": "x", "step": "1"}\n',
     ]
-    (path / "metrics.jsonl").write_bytes(
-        line("train", 1).encode() + b"".join(bad) + b"\n" + line("train", 2).encode()
-    )
+    (path / "metrics.jsonl").write_bytes(line("train", 1).encode() + b"".join(bad) + b"\n" + line("train", 2).encode())
     run = read_run(path)
     assert [item["step"] for item in run.events()] == [1, 2]
     assert (run.num_unreadable_lines, run.has_torn_line) == (len(bad), False)

@@ -62,9 +62,7 @@ def test_milestones_are_fractions_so_a_shorter_training_keeps_its_shape() -> Non
 
 
 def test_no_milestones_no_warmup_and_a_milestone_at_the_end() -> None:
-    assert {schedule(milestones=[], num_warmup_steps=0).factor(s, 1) for s in range(0, 270_000, 9999)} == {
-        1.0
-    }
+    assert {schedule(milestones=[], num_warmup_steps=0).factor(s, 1) for s in range(0, 270_000, 9999)} == {1.0}
     assert schedule(milestones=[1.0]).factor(269_999, 1) == 1
 
 
@@ -107,9 +105,7 @@ def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) 
     ],
 )
 def test_lr_scaling_rules(rule: str, batch_size: int, factor: float) -> None:
-    assert scale_lr(2.5e-5, rule, batch_size, reference_batch_size=16) == pytest.approx(
-        2.5e-5 * factor, rel=1e-12
-    )
+    assert scale_lr(2.5e-5, rule, batch_size, reference_batch_size=16) == pytest.approx(2.5e-5 * factor, rel=1e-12)
 
 
 def test_an_unknown_lr_scaling_rule_is_refused() -> None:
@@ -138,9 +134,7 @@ def test_two_groups_where_the_backbone_has_its_own_rate() -> None:
 
 def test_weight_decay_is_on_everything() -> None:
     model = small_detector()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0), weight_decay=0.5
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0), weight_decay=0.5)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

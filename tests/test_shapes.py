@@ -72,9 +72,7 @@ def files_in(root: Path) -> dict[str, bytes]:
     ],
 )
 @pytest.mark.parametrize("angle", [0.0, 0.7, 2.9])
-def test_area_of_a_shape_whatever_its_rotation_and_stretching(
-    name: str, unit_area: float, angle: float
-) -> None:
+def test_area_of_a_shape_whatever_its_rotation_and_stretching(name: str, unit_area: float, angle: float) -> None:
     mask = SHAPES[name](patch(Pose((70.3, 64.8), (50.0, 35.0), angle))) < 0
     assert mask.sum() == pytest.approx(unit_area * 50 * 35, rel=0.01)
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])

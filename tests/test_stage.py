@@ -57,9 +57,7 @@ def test_dynamic_interaction_equals_plain_loops() -> None:
     assert got.shape == (2, 3, 6)
     for n in range(2):
         for p in range(3):
-            wanted = naive.dynamic_interaction(
-                arrays(module), features[n, p].tolist(), roi[3 * n + p].numpy(), width=3
-            )
+            wanted = naive.dynamic_interaction(arrays(module), features[n, p].tolist(), roi[3 * n + p].numpy(), width=3)
             np.testing.assert_allclose(got[n, p].detach().numpy(), wanted, rtol=1e-10, atol=1e-12)
 
 
@@ -105,9 +103,7 @@ def test_a_stage_is_the_sum_of_its_parts() -> None:
                 roi[3 * n + i].numpy(),
                 width=4,
             )
-            hidden = naive.relu(
-                naive.linear(x, p["feed_forward.linear1.weight"], p["feed_forward.linear1.bias"])
-            )
+            hidden = naive.relu(naive.linear(x, p["feed_forward.linear1.weight"], p["feed_forward.linear1.bias"]))
             out = naive.linear(hidden, p["feed_forward.linear2.weight"], p["feed_forward.linear2.bias"])
             x = naive.layer_norm(
                 [a + b for a, b in zip(x, out, strict=True)],
@@ -125,14 +121,10 @@ def test_a_stage_is_the_sum_of_its_parts() -> None:
                     y = naive.relu(naive.layer_norm(y, p[f"{norm}.weight"], p[f"{norm}.bias"]))
                 last = f"{tower}.{3 * num_layers}"
                 towers[tower] = naive.linear(y, p[f"{last}.weight"], p[f"{last}.bias"])
-            np.testing.assert_allclose(
-                output.logits[n, i].detach().numpy(), towers["cls_tower"], rtol=1e-9, atol=1e-11
-            )
+            np.testing.assert_allclose(output.logits[n, i].detach().numpy(), towers["cls_tower"], rtol=1e-9, atol=1e-11)
             # Deltas are float32 by design, whatever the precision of the features.
             wanted_box = naive.apply_deltas(towers["reg_tower"], boxes[n, i].tolist())
-            np.testing.assert_allclose(
-                output.boxes_xyxy_abs[n, i].detach().numpy(), wanted_box, rtol=1e-4, atol=1e-2
-            )
+            np.testing.assert_allclose(output.boxes_xyxy_abs[n, i].detach().numpy(), wanted_box, rtol=1e-4, atol=1e-2)
 
 
 def test_proposals_are_a_set_permuting_them_permutes_the_outputs() -> None:

@@ -26,7 +26,9 @@ def command_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, st
     return tiny.only_run(root), out, err
 
 
-def test_the_command_ends_with_a_table_the_directory_and_the_picture(command_run: tuple[Path, str, str]) -> None:
+def test_the_command_ends_with_a_table_the_directory_and_the_picture(
+    command_run: tuple[Path, str, str],
+) -> None:
     run, out, err = command_run
     assert "Traceback" not in err
     assert "Warning" not in err
@@ -60,7 +62,9 @@ def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str
     assert (status["state"], status["step"], status["num_steps"], status["epoch"]) == ("finished", 6, 6, 1.5)
 
 
-def test_results_hold_the_twelve_numbers_of_every_stage_time_and_size(command_run: tuple[Path, str, str]) -> None:
+def test_results_hold_the_twelve_numbers_of_every_stage_time_and_size(
+    command_run: tuple[Path, str, str],
+) -> None:
     run, _, _ = command_run
     results = json.loads((run / "results.json").read_text())
     names_300 = tuple("AR300" if name == "AR100" else name for name in COCO_NAMES)
@@ -118,7 +122,12 @@ def test_the_picture_opens(command_run: tuple[Path, str, str]) -> None:
 def test_meta_says_where_it_came_from(command_run: tuple[Path, str, str]) -> None:
     run, _, _ = command_run
     meta = json.loads((run / "meta.json").read_text())
-    assert (meta["experiment"], meta["recipe"], meta["device"], meta["world_size"]) == ("baseline", "mini", "cpu", 1)
+    assert (meta["experiment"], meta["recipe"], meta["device"], meta["world_size"]) == (
+        "baseline",
+        "mini",
+        "cpu",
+        1,
+    )
     assert meta["data"]["train"]["num_images"] == 16
     assert meta["data"]["val"]["num_images"] == 6
     assert len(meta["data"]["val"]["fingerprint"]) == 64

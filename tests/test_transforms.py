@@ -90,9 +90,7 @@ def test_resize_averages_when_it_shrinks():
 def test_every_short_side_is_drawn():
     torch.manual_seed(0)
     transform = ResizeShortestEdge([10, 20, 30], None)
-    drawn = [
-        transform(tv_tensors.Image(torch.zeros(3, 10, 15, dtype=torch.uint8))).shape[1] for _ in range(300)
-    ]
+    drawn = [transform(tv_tensors.Image(torch.zeros(3, 10, 15, dtype=torch.uint8))).shape[1] for _ in range(300)]
     assert sorted(set(drawn)) == [10, 20, 30]
     assert all(60 <= drawn.count(side) <= 140 for side in (10, 20, 30))
 

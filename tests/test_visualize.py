@@ -46,10 +46,7 @@ def test_image_itself_stays_as_it_is() -> None:
     image = GREY.clone()
     given = Image.new("RGB", (600, 400), (128, 128, 128))
     found = detections([[10, 10, 100, 100]], [0.9], [0])
-    assert (
-        draw_detections(given, found, NAMES, 0.5).tobytes()
-        == draw_detections(image, found, NAMES, 0.5).tobytes()
-    )
+    assert draw_detections(given, found, NAMES, 0.5).tobytes() == draw_detections(image, found, NAMES, 0.5).tobytes()
     assert torch.equal(image, GREY)
     assert colours(given) == {(128, 128, 128)}
 
@@ -66,9 +63,7 @@ def test_ground_truth_is_dashed_and_named_where_it_is_missed() -> None:
     left_edge = {missed.getpixel((100, y)) for y in range(100, 300)}
     assert left_edge >= {WHITE, (0, 0, 0)}
     found = draw_detections(GREY, Detections(boxes, torch.ones(1), torch.tensor([1])), NAMES, 0.5, truth)
-    other_class = draw_detections(
-        GREY, Detections(boxes, torch.ones(1), torch.tensor([0])), NAMES, 0.5, truth
-    )
+    other_class = draw_detections(GREY, Detections(boxes, torch.ones(1), torch.tensor([0])), NAMES, 0.5, truth)
     # The filled strip of the name is what is black inside the box.
     strip = (110, 275, 150, 297)
     assert (0, 0, 0) in colours(missed.crop(strip))
@@ -121,9 +116,7 @@ def test_labels_stay_on_the_picture_and_apart() -> None:
 
 
 def test_stages_keep_the_colour_of_a_proposal() -> None:
-    boxes = torch.tensor(
-        [[[10.0, 100, 90, 300], [300, 100, 380, 300]], [[20.0, 100, 100, 300], [310, 100, 390, 300]]]
-    )
+    boxes = torch.tensor([[[10.0, 100, 90, 300], [300, 100, 380, 300]], [[20.0, 100, 100, 300], [310, 100, 390, 300]]])
     scores = torch.tensor([[0.9, 0.6], [0.7, 0.95]])  # the order changes, the colours do not
     labels = torch.zeros(2, 2, dtype=torch.int64)
     page = draw_stages(GREY, boxes, scores, labels, boxes[0], NAMES, 0.5)

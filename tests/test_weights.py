@@ -40,9 +40,7 @@ def file(model: SparseRCNN, tmp_path: Path) -> Path:
 def write(path: Path, model: SparseRCNN, **metadata: Any) -> Path:
     """A file with our tensors and any metadata."""
     card = json.dumps(asdict(model.card))
-    save_file(
-        model.state_dict(), path, {"format": "sparse_rcnn", "format_version": "1", "card": card, **metadata}
-    )
+    save_file(model.state_dict(), path, {"format": "sparse_rcnn", "format_version": "1", "card": card, **metadata})
     return path
 
 
@@ -64,9 +62,7 @@ def test_a_run_directory_stands_for_its_weights(file: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     (run / "checkpoints" / "step_00000500").mkdir(parents=True)
     (run / "meta.json").write_text("{}")
-    with pytest.raises(
-        CheckpointError, match=r"run has no model.safetensors: it is not finished; finish its"
-    ):
+    with pytest.raises(CheckpointError, match=r"run has no model.safetensors: it is not finished; finish its"):
         SparseRCNN.from_pretrained(run)
     checkpoint = run / "checkpoints" / "step_00000500" / "model.safetensors"
     checkpoint.write_bytes(file.read_bytes())
@@ -127,9 +123,7 @@ def test_a_card_that_is_no_detector_s_or_of_other_classes(model: SparseRCNN, tmp
 
 def test_only_trusted_classes_are_built(model: SparseRCNN, tmp_path: Path) -> None:
     architecture = {**model.card.architecture, "stage": {"_target_": "os.system", "command": "false"}}
-    save_weights(
-        model.state_dict(), replace(model.card, architecture=architecture), tmp_path / "m.safetensors"
-    )
+    save_weights(model.state_dict(), replace(model.card, architecture=architecture), tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"model.stage: class os.system is not part of sparse_rcnn"):
         SparseRCNN.from_pretrained(tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match=r"model.stage: os.system is not a class"):

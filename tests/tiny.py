@@ -152,7 +152,11 @@ def start(arguments: Sequence[str], driver: Path | None = None, **changes: str) 
 
 
 def start_group(
-    arguments: Sequence[str], num_processes: int, driver: Path | None = None, slurm: bool = False, **changes: str
+    arguments: Sequence[str],
+    num_processes: int,
+    driver: Path | None = None,
+    slurm: bool = False,
+    **changes: str,
 ) -> list[subprocess.Popen[str]]:
     """Start a training in several processes, with torchrun's variables or those of a SLURM job step."""
     port = free_port()

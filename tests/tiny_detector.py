@@ -69,9 +69,7 @@ def tiny_architecture(num_classes: int, bottom_up: dict[str, Any] | None = None)
 
 def tiny_card(categories: list[dict[str, Any]] | None = None, **options: Any) -> ModelCard:
     categories = categories or [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
-    return ModelCard(
-        tiny_architecture(len(categories), **options), categories, short_side=64, max_long_side=96
-    )
+    return ModelCard(tiny_architecture(len(categories), **options), categories, short_side=64, max_long_side=96)
 
 
 def tiny_detector(seed: int = 0, card: ModelCard | None = None) -> SparseRCNN:

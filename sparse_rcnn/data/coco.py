@@ -77,22 +77,17 @@ def read_annotations(path: str | Path, drop_degenerate_boxes: bool) -> CocoAnnot
     boxes = annotations.boxes("bbox")
     annotations.check_areas()
     crowd = annotations.integers("iscrowd", default=0)
-    annotations.refuse(
-        (crowd != 0) & (crowd != 1), "has an iscrowd that is neither 0 nor 1; correct the record"
-    )
+    annotations.refuse((crowd != 0) & (crowd != 1), "has an iscrowd that is neither 0 nor 1; correct the record")
     image_indices = annotations.references("image_id", image_ids[order], "images")
     labels = annotations.references("category_id", category_ids[by_id], "categories")
 
     keep = boxes[:, 2:].min(axis=1) > 0
     if not drop_degenerate_boxes:
-        annotations.refuse(
-            ~keep, "has a bbox of zero or negative size; correct it or set drop_degenerate_boxes=true"
-        )
+        annotations.refuse(~keep, "has a bbox of zero or negative size; correct it or set drop_degenerate_boxes=true")
     elif not keep.all():
         dropped = annotation_ids[~keep].tolist()
         warnings.warn(
-            f"{path}: dropped {len(dropped)} boxes of zero or negative size, annotation ids "
-            f"{shortened(dropped)}",
+            f"{path}: dropped {len(dropped)} boxes of zero or negative size, annotation ids {shortened(dropped)}",
             stacklevel=2,
         )
     return CocoAnnotations(
@@ -150,9 +145,7 @@ class Records:
 
     def error(self, index: int, problem: str) -> DataError:
         record_id = self.records[index].get("id")
-        name = (
-            f"{self.section}[{index}]" if record_id is None else f"{SECTIONS[self.section]} id {record_id!r}"
-        )
+        name = f"{self.section}[{index}]" if record_id is None else f"{SECTIONS[self.section]} id {record_id!r}"
         return DataError(f"{self.path}: {name} {problem}")
 
     def refuse(self, bad: NDArray[np.bool_], problem: str) -> None:
@@ -174,10 +167,7 @@ class Records:
         return values
 
     def integers(self, key: str, default: int | None = None) -> NDArray[np.int64]:
-        if default is None:
-            values = self.column(key)
-        else:
-            values = [record.get(key, default) for record in self.records]
+        values = self.column(key) if default is None else [record.get(key, default) for record in self.records]
         if set(map(type, values)) <= {int}:
             try:
                 return np.array(values, dtype=np.int64)
@@ -228,18 +218,14 @@ class Records:
                 pass
         for i, value in enumerate(values):
             if not (isinstance(value, list) and len(value) == 4 and all(map(is_finite_number, value))):
-                raise self.error(
-                    i, f"has {key} {value!r:.100}, four finite numbers (x, y, width, height) are expected"
-                )
+                raise self.error(i, f"has {key} {value!r:.100}, four finite numbers (x, y, width, height) are expected")
         raise AssertionError("unreachable: one of the boxes is at fault")
 
     def check_areas(self) -> None:
         """Areas are left to the evaluation, which a NaN would pass through without a word."""
         for i, record in enumerate(self.records):
             if "area" in record and not (is_finite_number(record["area"]) and record["area"] >= 0):
-                raise self.error(
-                    i, f"has area {record['area']!r:.100}, a finite number of at least 0 is expected"
-                )
+                raise self.error(i, f"has area {record['area']!r:.100}, a finite number of at least 0 is expected")
 
 
 def is_finite_number(value: Any) -> bool:

@@ -230,9 +230,7 @@ class ShapesGenerator:
 
     # --- the set on disk ----------------------------------------------------------------------------------
 
-    def ensure(
-        self, root: Path, num_workers: int | None = None, progress: Callable[[int], None] | None = None
-    ) -> None:
+    def ensure(self, root: Path, num_workers: int | None = None, progress: Callable[[int], None] | None = None) -> None:
         """Make the set in ``root``, unless it is there already.
 
         The set appears at once and whole: a killed process leaves ``root`` as it was, and of two that make

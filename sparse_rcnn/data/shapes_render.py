@@ -176,9 +176,7 @@ TEXTURES = ("gradient", "noise", "stripes", "checker", "dots")
 HUE_SPREAD = 0.035  # standard deviation around a class's own hue, in turns of the colour circle
 
 
-def random_colour(
-    rng: np.random.Generator, saturation_range: tuple[float, float], hue: float | None = None
-) -> Array:
+def random_colour(rng: np.random.Generator, saturation_range: tuple[float, float], hue: float | None = None) -> Array:
     """An RGB colour (3,) in 0..255, not too dark, of any hue or near one (in turns of the colour circle)."""
     turn = rng.uniform() if hue is None else hue + HUE_SPREAD * rng.standard_normal()
     full = np.clip(np.abs((turn * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
@@ -272,9 +270,7 @@ def _paint_blotch(canvas: NDArray[np.float32], rng: np.random.Generator, max_sat
     _paint_distractor(view, rng, distance, max_saturation)
 
 
-def _window(
-    canvas: NDArray[np.float32], low_xy: Array, high_xy: Array
-) -> tuple[NDArray[np.float32], Array, Array]:
+def _window(canvas: NDArray[np.float32], low_xy: Array, high_xy: Array) -> tuple[NDArray[np.float32], Array, Array]:
     """A view of the canvas around a box, with room for soft edges, and its pixel centres x (w,), y (h, 1)."""
     (x0, y0), (x1, y1) = (np.clip(np.floor(p), 0, len(canvas)).astype(int) for p in (low_xy - 4, high_xy + 5))
     return canvas[y0:y1, x0:x1], np.arange(x0, x1) + 0.5, (np.arange(y0, y1) + 0.5)[:, None]

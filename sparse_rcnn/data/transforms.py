@@ -20,9 +20,7 @@ from torchvision.transforms.v2 import functional as F
 MIN_BOX_SIDE = 1e-5  # pixels; spec 17
 
 
-def shortest_edge_size_hw(
-    size_hw: tuple[int, int], short_side: int, max_long_side: int | None
-) -> tuple[int, int]:
+def shortest_edge_size_hw(size_hw: tuple[int, int], short_side: int, max_long_side: int | None) -> tuple[int, int]:
     """Height and width after resizing the short side to ``short_side``, or the long one to its limit.
 
     Sides are rounded half up, so that the chosen side comes out exactly; none gets smaller than 1.

@@ -22,9 +22,7 @@ from sparse_rcnn.evaluation.ground_truth import (
 from sparse_rcnn.structures import Detections
 
 
-def detections_to_coco(
-    image_id: int, detections: Detections, category_ids: Sequence[int]
-) -> list[dict[str, Any]]:
+def detections_to_coco(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
     """One image's detections as COCO results, in their order.
 
     ``detections`` in pixels of the original image; ``category_ids[label]`` is the COCO id of a label. Boxes
@@ -55,9 +53,7 @@ class DetectionColumns(BoxColumns):
     scores: npt.NDArray[np.float64]
 
     @classmethod
-    def from_coco(
-        cls, detections: Sequence[Mapping[str, Any]], ground_truth: CocoGroundTruth
-    ) -> DetectionColumns:
+    def from_coco(cls, detections: Sequence[Mapping[str, Any]], ground_truth: CocoGroundTruth) -> DetectionColumns:
         """Check COCO results against the ground truth and put them in columns, in their order.
 
         Detections of images that the file has and the evaluation leaves out are left out too.
@@ -86,13 +82,9 @@ class DetectionColumns(BoxColumns):
         """What ``from_coco`` makes of ``table.to_coco()``, without a dictionary for each detection."""
         image_indices, is_evaluated = _positions(table.image_ids, ground_truth.image_ids)
         category_indices, is_known = _positions(table.category_ids, ground_truth.category_ids)
-        columns = cls(
-            np.where(is_evaluated, image_indices, -1), category_indices, table.boxes_xywh_abs, table.scores
-        )
+        columns = cls(np.where(is_evaluated, image_indices, -1), category_indices, table.boxes_xywh_abs, table.scores)
         left_out = np.unique(table.image_ids[~is_evaluated]).tolist()
-        if not (
-            is_known.all() and ground_truth.known_image_ids.issuperset(left_out) and columns._is_usable()
-        ):
+        if not (is_known.all() and ground_truth.known_image_ids.issuperset(left_out) and columns._is_usable()):
             raise DataError(_first_fault(table.to_coco(), ground_truth))
         return columns._evaluated()
 
@@ -143,10 +135,7 @@ def _first_fault(detections: Sequence[Mapping[str, Any]], ground_truth: CocoGrou
                 "evaluate on the data set whose categories the detections use"
             )
         if not is_box_xywh(detection["bbox"]):
-            return (
-                f"{name}: bbox {detection['bbox']!r}: give four finite numbers x, y, width and height "
-                "(not negative)"
-            )
+            return f"{name}: bbox {detection['bbox']!r}: give four finite numbers x, y, width and height (not negative)"
         if not is_finite_number(detection["score"]):
             return f"{name}: score {detection['score']!r}: give a finite number"
     raise AssertionError("every detection is in order")

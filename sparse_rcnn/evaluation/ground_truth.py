@@ -46,9 +46,7 @@ class CocoGroundTruth:
     Raises: DataError that names the file and the id for anything an evaluation cannot work with.
     """
 
-    def __init__(
-        self, annotations: Path | str | Mapping[str, Any], image_ids: Sequence[int] | None = None
-    ) -> None:
+    def __init__(self, annotations: Path | str | Mapping[str, Any], image_ids: Sequence[int] | None = None) -> None:
         if isinstance(annotations, Mapping):
             self.source, coco = "the annotations", annotations
         else:
@@ -93,9 +91,7 @@ class CocoGroundTruth:
             if not is_in(image_id, self.known_image_ids):
                 raise DataError(f"{name} is of image {image_id!r}, which is not in 'images': add or drop it")
             if not is_in(category_id, self.category_index):
-                raise DataError(
-                    f"{name} has category {category_id!r}, which is not in 'categories': add or drop it"
-                )
+                raise DataError(f"{name} has category {category_id!r}, which is not in 'categories': add or drop it")
             if image_id not in self.image_index:
                 continue
             box: Any = record.get("bbox")
