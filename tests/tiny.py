@@ -52,7 +52,11 @@ TRAINING = (
     "train.log_every=1",
     "train.checkpoint_every=2",
     "schedule.length=6",
+    "optim.lr=1e-3",
     "schedule.num_warmup_steps=2",
+    "schedule.warmup_factor=0.01",
+    "schedule.milestones=[0.8]",
+    "schedule.gamma=0.1",
     "eval.num_pictures=2",
     "log.progress=false",
 )
