@@ -89,8 +89,9 @@ def test_a_batch_equals_its_images_alone_at_the_same_padded_size(pooler: str) ->
     for n in range(2):
         alone = model(images[n : n + 1], sizes[n : n + 1])
         for a, b in zip(together, alone, strict=True):
-            torch.testing.assert_close(a.logits[n], b.logits[0], rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(a.boxes_xyxy_abs[n], b.boxes_xyxy_abs[0], rtol=1e-4, atol=1e-3)
+            # Centred features make a larger part of the numbers depend on the image, and so on rounding.
+            torch.testing.assert_close(a.logits[n], b.logits[0], rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(a.boxes_xyxy_abs[n], b.boxes_xyxy_abs[0], rtol=1e-3, atol=2e-2)
 
 
 def test_other_padding_leaves_proposals_alone_and_changes_only_features_near_it() -> None:
@@ -262,7 +263,7 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32(pooler: str) -> Non
         assert output.logits.dtype == torch.bfloat16
         assert output.boxes_xyxy_abs.dtype == torch.float32
         assert not torch.equal(output.boxes_xyxy_abs, output.boxes_xyxy_abs.bfloat16().float())
-        assert (output.logits.float() - exact.logits).abs().mean() < 0.1
+        assert (output.logits.float() - exact.logits).abs().mean() < 0.25  # logits have a mean size of 4
     losses = paper_criterion()(outputs, random_targets([3, 2], sizes, 4), sizes, 5.0)
     assert losses.stacked().dtype == torch.float32
     losses.total.backward()
@@ -290,8 +291,8 @@ def test_channels_last_gives_the_same_numbers() -> None:
     before = model(images, sizes)[-1]
     model.to(memory_format=torch.channels_last)
     after = model(images.contiguous(memory_format=torch.channels_last), sizes)[-1]
-    torch.testing.assert_close(after.logits, before.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(after.boxes_xyxy_abs, before.boxes_xyxy_abs, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(after.logits, before.logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(after.boxes_xyxy_abs, before.boxes_xyxy_abs, rtol=1e-3, atol=2e-2)
 
 
 def test_pixel_statistics_are_no_part_of_the_state_dict() -> None:

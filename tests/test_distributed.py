@@ -157,7 +157,8 @@ try:
         raise RuntimeError("something else")
 except RuntimeError as error:
     said["other"] = str(error)
-print(json.dumps(said))
+print(json.dumps(said), flush=True)
+os._exit(0)  # gloo's threads may abort an interpreter that shuts down with a broken connection
 """
 
 
