@@ -19,6 +19,8 @@ EXCLUDE = (
     "experiment_name",
     "recipe_name",
     "sweep",
+    "scale",
+    "input.crop_scale",
     "runs_root",
     "hydra",
     "log",

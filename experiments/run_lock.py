@@ -20,9 +20,29 @@ HOLDER = "lock_holder.json"
 DEAD_HOLDER_PATIENCE = 15.0  # seconds; workers of a killed process may keep its lock until they notice
 
 
+ORPHAN_PATIENCE = 1800.0  # seconds; what a lost node left running may train on, or finish the run
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the run in `path` now."""
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # whoever wants to hold it will be told
+        return False
+    lock.release()
+    return False
+
+
 @contextmanager
-def lock_run(path: Path) -> Iterator[None]:
+def lock_run(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the run in `path`; the kernel releases it when this process ends, however it ends.
+
+    Args:
+        path: the run directory.
+        wait: be patient with another holder: after a requeue it is the run's own former self, on its way out.
 
     Raises:
         UserError: another process holds it (says which), or the folder cannot be written.
@@ -30,7 +50,8 @@ def lock_run(path: Path) -> Iterator[None]:
     lock = FileLock(path / LOCK)
     holder = path / HOLDER
     try:
-        lock.acquire(timeout=DEAD_HOLDER_PATIENCE if _is_dead(_read(holder)) else 0)
+        patience = DEAD_HOLDER_PATIENCE if _is_dead(_read(holder)) else 0
+        lock.acquire(timeout=ORPHAN_PATIENCE if wait else patience)
     except Timeout:
         who = _describe(_read(holder))
         message = f"{path} is in use by {who}; two processes may not train the same run at once"

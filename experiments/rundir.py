@@ -24,7 +24,6 @@ SCHEMA_VERSION = 1
 STATES = ("created", "running", "finished", "interrupted", "failed")
 # What a creation cut short before meta.json may have left behind.
 _BEGINNINGS = ("config.json", "overrides.txt", LOCK, HOLDER)
-_DEAD_HOLDER_PATIENCE = 15.0  # seconds; workers of a killed process keep its lock until they notice
 
 
 class RunDirectory:
@@ -113,13 +112,16 @@ class RunDirectory:
         return read_object(path) if path.exists() else {}
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the run for this process: whoever trains or writes it does so inside (see `lock_run`).
+
+        Args:
+            wait: be patient with another process that holds it.
 
         Raises:
             UserError: another process holds it; says which.
         """
-        with lock_run(self.path):
+        with lock_run(self.path, wait):
             for pattern in (".*.tmp", "eval/.*.tmp"):  # of writers that were killed
                 for leftover in self.path.glob(pattern):
                     leftover.unlink(missing_ok=True)

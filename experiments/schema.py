@@ -98,11 +98,31 @@ class DataConfig:
 
 
 @dataclass
+class CropScaleConfig:
+    """The paper's random crop in the scale of an input; read by ``crop=random``."""
+
+    short_sides: list[int] = MISSING
+    min_size: int = MISSING
+    max_size: int = MISSING
+
+
+@dataclass
 class InputConfig:
     """Transforms of the images: ``train`` random, ``eval`` fixed."""
 
     train: Any = MISSING
     eval: Any = MISSING
+    crop_scale: CropScaleConfig = MISSING
+
+
+@dataclass
+class ScaleConfig:
+    """What the paper's sizes are in a recipe; everything that has one reads it here."""
+
+    dim_feedforward: int = MISSING
+    dim_dynamic: int = MISSING
+    dim_fc: int = MISSING
+    num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
 
 
 @dataclass
@@ -133,6 +153,7 @@ class Config:
     num_proposals: int = MISSING
     hidden_dim: int = MISSING
     dropout: float = MISSING
+    scale: ScaleConfig = MISSING
     model: Any = MISSING
     criterion: Any = MISSING
     optim: Any = MISSING

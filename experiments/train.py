@@ -6,10 +6,11 @@ import sys
 
 from omegaconf import DictConfig
 
-from experiments import schema
+from experiments import plugins, schema
 from experiments.cli import hydra_main
 
 schema.register()
+plugins.register()
 
 
 @hydra_main("train")

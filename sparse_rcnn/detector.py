@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.architecture import TRUSTED_MODULES
 from sparse_rcnn.predict import ImageInput, StagePredictions, predict, predict_stages
+from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput
 
@@ -27,6 +28,7 @@ class SparseRCNN(nn.Module):
         num_stages: S.
         backbone: images (N, 3, H, W) to pyramid maps p2.. (N, C, h, w).
         proposals: image sizes to boxes (N, P, 4) and features (N, P, C).
+        positional_encoding: what is added to the maps before RoI pooling (table 9).
         roi_pooler: maps and boxes to RoI features (N * P, C, S, S).
         stage: the prototype of a stage. Every stage is a clone of it whose matrices are drawn anew, so that
             the one-dimensional parameters start equal in all stages (spec 11).
@@ -40,7 +42,8 @@ class SparseRCNN(nn.Module):
         self,
         num_stages: int,
         backbone: nn.Module,
-        proposals: nn.Module,
+        proposals: LearnedProposals,
+        positional_encoding: nn.Module,
         roi_pooler: nn.Module,
         stage: Stage,
         pixel_mean: Sequence[float],
@@ -52,6 +55,9 @@ class SparseRCNN(nn.Module):
         self.num_stages = num_stages
         self.backbone = backbone
         self.proposals = proposals
+        if not stage.reads_proposal_features:  # a parameter without a gradient would stop distributed training
+            proposals.drop_features()
+        self.positional_encoding = positional_encoding
         self.roi_pooler = roi_pooler
         clones = [copy.deepcopy(stage) for _ in range(num_stages)]
         for clone in clones:
@@ -83,25 +89,35 @@ class SparseRCNN(nn.Module):
             One output per stage, boxes in pixels of the unpadded images, never clipped to them.
         """
         maps = self.backbone(self.normalize(images, image_sizes_hw))
-        boxes_xyxy_abs, object_features = self.proposals(image_sizes_hw)
+        maps = self.positional_encoding(maps, image_sizes_hw)
+        boxes_xyxy_abs, proposal_features = self.proposals(image_sizes_hw)
+        object_features = proposal_features
         outputs = []
         for stage in self.stages:
-            output, object_features = self._run_stage(stage, maps, boxes_xyxy_abs, object_features)
+            output, object_features = self._run_stage(stage, maps, boxes_xyxy_abs, object_features, proposal_features)
             outputs.append(output)
             boxes_xyxy_abs = output.boxes_xyxy_abs.detach()  # spec 10: boxes are detached, features are not
         return outputs
 
     def _run_stage(
-        self, stage: nn.Module, maps: list[Tensor], boxes_xyxy_abs: Tensor, object_features: Tensor
+        self,
+        stage: nn.Module,
+        maps: list[Tensor],
+        boxes_xyxy_abs: Tensor,
+        object_features: Tensor | None,
+        proposal_features: Tensor | None,
     ) -> tuple[StageOutput, Tensor]:
-        def run(boxes: Tensor, features: Tensor, *maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            output, features = stage(self.roi_pooler(maps, boxes), boxes, features)
+        def run(
+            boxes: Tensor, features: Tensor | None, learned: Tensor | None, *maps: Tensor
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            output, features = stage(self.roi_pooler(maps, boxes), boxes, features, learned)
             return output.logits, output.boxes_xyxy_abs, features
 
+        start = (boxes_xyxy_abs, object_features, proposal_features)
         if self.activation_checkpointing and torch.is_grad_enabled():
-            logits, boxes, features = checkpoint(run, boxes_xyxy_abs, object_features, *maps, use_reentrant=False)
+            logits, boxes, features = checkpoint(run, *start, *maps, use_reentrant=False)
         else:
-            logits, boxes, features = run(boxes_xyxy_abs, object_features, *maps)
+            logits, boxes, features = run(*start, *maps)
         return StageOutput(logits, boxes), features
 
     @overload

@@ -19,12 +19,12 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Remembers that SIGINT, SIGTERM or SIGUSR1 arrived. A second Ctrl-C stops at once.
+    """Remembers that SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 arrived. A second Ctrl-C stops at once.
 
     Use as a context manager around the training; the previous handlers come back afterwards.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.signal_number = 0
@@ -36,7 +36,9 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal_number = number
+        # SIGUSR2 asks for a requeue as well (submitit), which the SIGTERM that may come with it must not hide.
+        if self.signal_number != signal.SIGUSR2:
+            self.signal_number = number
 
     def __enter__(self) -> StopRequest:
         self._previous = {s: signal.signal(s, self._handle) for s in self.SIGNALS}
@@ -53,7 +55,7 @@ def leave_stopping_to_parent(worker_id: int) -> None:
     Ctrl-C, SLURM and systemd signal all processes of a job: a worker that died of it would tear down the training
     before it has saved. SIGTERM counts where the parent sends it, which is how it ends its workers at exit.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS

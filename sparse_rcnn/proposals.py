@@ -16,13 +16,6 @@ class BoxInit(Protocol):
     def __call__(self, num_proposals: int) -> Tensor: ...
 
 
-class ImageInit:
-    """Every box is the whole image (the paper's default, table 5)."""
-
-    def __call__(self, num_proposals: int) -> Tensor:
-        return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(num_proposals, 1)
-
-
 class LearnedProposals(nn.Module):
     """A fixed set of boxes and features, learned as ordinary parameters (paper section 3.2, spec 3 and 4).
 
@@ -38,11 +31,16 @@ class LearnedProposals(nn.Module):
             raise ValueError(f"num_proposals must be at least 1, got {num_proposals}")
         self.num_proposals, self.hidden_dim = num_proposals, hidden_dim
         self.boxes_cxcywh_norm = nn.Parameter(init(num_proposals))
-        self.features = nn.Parameter(torch.randn(num_proposals, hidden_dim))
+        self.features: nn.Parameter | None = nn.Parameter(torch.randn(num_proposals, hidden_dim))
 
-    def forward(self, image_sizes_hw: Tensor) -> tuple[Tensor, Tensor]:
+    def drop_features(self) -> None:
+        """Learn boxes alone, for heads that read no proposal features."""
+        self.features = None
+
+    def forward(self, image_sizes_hw: Tensor) -> tuple[Tensor, Tensor | None]:
         """Image sizes (N, 2) to boxes (N, P, 4), absolute xyxy of each unpadded image, and features (N, P, C)."""
         scale = whwh(image_sizes_hw)
         boxes_xyxy_abs = cxcywh_to_xyxy(self.boxes_cxcywh_norm[None] * scale[:, None])
-        features = self.features[None].expand(len(scale), -1, -1)
-        return boxes_xyxy_abs, features
+        if self.features is None:
+            return boxes_xyxy_abs, None
+        return boxes_xyxy_abs, self.features[None].expand(len(scale), -1, -1)

@@ -28,7 +28,8 @@ ALLOWED_IN_LIBRARY = {
 # From the bottom up (the library's own layers): nobody imports from a later line.
 LAYERS = [
     ["errors", "structures", "boxes", "atomic"],
-    ["state_dicts", "architecture", "backbone", "proposals", "roi_pooler", "reuse", "interaction", "matcher"],
+    ["state_dicts", "architecture", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "matcher"],
+    ["proposals", "positional_encoding"],
     ["stage", "losses", "schedule", "optim", "inference"],
     ["detector"],
     ["convert", "pretrained", "weights"],

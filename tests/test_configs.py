@@ -28,9 +28,7 @@ from tests.helpers import ROOT
 
 CONF = ROOT / "conf"
 OPTIONS = sorted(
-    (str(path.parent.relative_to(CONF)), path.stem)
-    for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "sweep")
+    (str(path.parent.relative_to(CONF)), path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra"
 )
 
 
@@ -101,7 +99,7 @@ def test_paper_model() -> None:
         "_target_": "sparse_rcnn.proposals.LearnedProposals",
         "num_proposals": 100,
         "hidden_dim": 256,
-        "init": {"_target_": "sparse_rcnn.proposals.ImageInit"},
+        "init": {"_target_": "sparse_rcnn.box_init.ImageInit"},
     }
     assert model["roi_pooler"] == {
         "_target_": "sparse_rcnn.roi_pooler.MultiLevelRoIAlign",
@@ -111,10 +109,9 @@ def test_paper_model() -> None:
     assert model["stage"] == {
         "_target_": "sparse_rcnn.stage.Stage",
         "hidden_dim": 256,
-        "dim_feedforward": 2048,
         "num_cls_layers": 1,
         "num_reg_layers": 3,
-        "dropout": 0.0,
+        "reused_dim": 256,
         "reuse": {
             "_target_": "sparse_rcnn.reuse.SelfAttention",
             "hidden_dim": 256,
@@ -128,7 +125,14 @@ def test_paper_model() -> None:
             "output_size": 7,
             "dropout": 0.0,
         },
+        "feed_forward": {
+            "_target_": "sparse_rcnn.stage.FeedForward",
+            "hidden_dim": 256,
+            "dim_feedforward": 2048,
+            "dropout": 0.0,
+        },
     }
+    assert model["positional_encoding"] == {"_target_": "sparse_rcnn.positional_encoding.NoEncoding"}
 
 
 def test_paper_loss_and_matching() -> None:
@@ -193,7 +197,7 @@ def test_paper_data() -> None:
     assert train["short_sides"] == [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
     assert (train["max_long_side"], train["flip_probability"], train["crop"]) == (1333, 0.5, None)
     assert (evaluation["short_side"], evaluation["max_long_side"]) == (800, 1333)
-    crop = paper("input=paper_crop")["input"]["train"]["crop"]
+    crop = paper("crop=random")["input"]["train"]["crop"]
     assert crop == {
         "_target_": "sparse_rcnn.data.transforms.RandomCropRecipe",
         "probability": 0.5,
@@ -211,7 +215,7 @@ def test_the_plain_axes_reach_the_nodes_they_stand_for() -> None:
     stage = model["stage"]
     for node in (model["proposals"], model["backbone"], stage, stage["reuse"], stage["interaction"]):
         assert node["hidden_dim"] == 32
-    for node in (stage, stage["reuse"], stage["interaction"]):
+    for node in (stage["feed_forward"], stage["reuse"], stage["interaction"]):
         assert node["dropout"] == 0.1
     assert config["criterion"]["matcher"]["l1_cost"] == 4
 

@@ -195,8 +195,8 @@ def test_settings_of_training_and_speed_do_not_matter() -> None:
 def test_what_leaves_no_trace_is_as_in_the_paper() -> None:
     inferred = infer_architecture(released()[1])
     assert inferred["stage"]["reuse"]["num_heads"] == 8
-    assert inferred["stage"]["dropout"] == 0.0
+    assert inferred["stage"]["feed_forward"]["dropout"] == 0.0
     assert inferred["roi_pooler"] == architecture()["roi_pooler"]
     assert inferred["backbone"]["bottom_up"] == resnet(18)
     assert inferred["stage"]["interaction"]["dim_dynamic"] == 4
-    assert inferred["stage"]["dim_feedforward"] == 32
+    assert inferred["stage"]["feed_forward"]["dim_feedforward"] == 32

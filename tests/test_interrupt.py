@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-import experiments.training
+import experiments.session
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from tests import tiny
 from tests.test_resume import EVERYTHING, assert_same
@@ -42,7 +42,7 @@ class Signaller:
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(experiments.training, "build_writers", lambda *_: [Signaller(*arguments)])
+    monkeypatch.setattr(experiments.session, "build_writers", lambda *_: [Signaller(*arguments)])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)

@@ -13,7 +13,7 @@ from torch import nn
 
 from sparse_rcnn.interaction import DynamicInteraction
 from sparse_rcnn.reuse import SelfAttention
-from sparse_rcnn.stage import Stage
+from sparse_rcnn.stage import FeedForward, Stage
 from tests import naive, small_models  # noqa: F401  (sets the number of threads)
 
 
@@ -38,32 +38,30 @@ def make_stage(**changes: Any) -> Stage:
     options: dict[str, Any] = {
         "hidden_dim": 16,
         "num_classes": 3,
-        "dim_feedforward": 32,
         "num_cls_layers": 1,
         "num_reg_layers": 3,
-        "dropout": 0.0,
+        "reused_dim": 16,
+        "reuse": SelfAttention(hidden_dim=16, num_heads=4, dropout=0.0),
+        "interaction": DynamicInteraction(hidden_dim=16, dim_dynamic=4, output_size=2, dropout=0.0),
+        "feed_forward": FeedForward(hidden_dim=16, dim_feedforward=32, dropout=0.0),
     }
-    return Stage(
-        **(options | changes),
-        reuse=SelfAttention(hidden_dim=16, num_heads=4, dropout=0.0),
-        interaction=DynamicInteraction(hidden_dim=16, dim_dynamic=4, output_size=2, dropout=0.0),
-    )
+    return Stage(**(options | changes))
 
 
 def test_dynamic_interaction_equals_plain_loops() -> None:
     module = randomized(DynamicInteraction(hidden_dim=6, dim_dynamic=3, output_size=2, dropout=0.0))
-    features, roi = draw(2, 3, 6), draw(6, 6, 2, 2, seed=2)
+    features, roi = draw(2, 3, 6), draw(2, 3, 6, 2, 2, seed=2)
     got = module(features, roi)
     assert got.shape == (2, 3, 6)
     for n in range(2):
         for p in range(3):
-            wanted = naive.dynamic_interaction(arrays(module), features[n, p].tolist(), roi[3 * n + p].numpy(), width=3)
+            wanted = naive.dynamic_interaction(arrays(module), features[n, p].tolist(), roi[n, p].numpy(), width=3)
             np.testing.assert_allclose(got[n, p].detach().numpy(), wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_dynamic_interaction_gradient() -> None:
     module = randomized(DynamicInteraction(hidden_dim=4, dim_dynamic=2, output_size=2, dropout=0.0))
-    features, roi = draw(1, 2, 4).requires_grad_(), draw(2, 4, 2, 2, seed=2).requires_grad_()
+    features, roi = draw(1, 2, 4).requires_grad_(), draw(1, 2, 4, 2, 2, seed=2).requires_grad_()
     assert torch.autograd.gradcheck(module, (features, roi))
 
     def of_parameters(*values: torch.Tensor) -> torch.Tensor:
@@ -88,7 +86,7 @@ def test_a_stage_is_the_sum_of_its_parts() -> None:
     randomized(stage)
     features, roi = draw(2, 3, 16), draw(6, 16, 2, 2, seed=2)
     boxes = torch.tensor([10.0, 20, 50, 80], dtype=torch.float64).repeat(2, 3, 1)
-    output, object_features = stage(roi, boxes, features)
+    output, object_features = stage(roi, boxes, features, None)
     p = arrays(stage)
     for n in range(2):
         attended = naive.self_attention(
@@ -132,9 +130,9 @@ def test_proposals_are_a_set_permuting_them_permutes_the_outputs() -> None:
     features, roi = draw(2, 5, 16).float(), draw(10, 16, 2, 2, seed=2).float()
     boxes = torch.tensor([10.0, 20, 50, 80]) + 10 * torch.rand(2, 5, 4)
     order = torch.tensor([3, 0, 4, 2, 1])
-    output, object_features = stage(roi, boxes, features)
+    output, object_features = stage(roi, boxes, features, None)
     moved_roi = roi.view(2, 5, 16, 2, 2)[:, order].flatten(0, 1)
-    moved, moved_features = stage(moved_roi, boxes[:, order], features[:, order])
+    moved, moved_features = stage(moved_roi, boxes[:, order], features[:, order], None)
     torch.testing.assert_close(moved.logits, output.logits[:, order], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(moved.boxes_xyxy_abs, output.boxes_xyxy_abs[:, order], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(moved_features, object_features[:, order], rtol=1e-4, atol=1e-5)
@@ -173,11 +171,11 @@ def test_initial_values() -> None:
         (lambda: SelfAttention(12, 8, 0.0), "hidden_dim 12 is not a multiple of num_heads 8"),
         (lambda: make_stage(num_classes=0), "num_classes must be at least 1, got 0"),
         (
-            lambda: make_stage(dropout=1.0),
+            lambda: FeedForward(16, 32, 1.0),
             r"dropout must be within 0 \(included\) and 1 \(excluded\), got 1.0",
         ),
-        (lambda: make_stage(dropout=-0.1), "got -0.1"),
-        (lambda: make_stage(dim_feedforward=0), "dim_feedforward must be at least 1, got 0"),
+        (lambda: FeedForward(16, 32, -0.1), "got -0.1"),
+        (lambda: FeedForward(16, 0, 0.0), "dim_feedforward must be at least 1, got 0"),
         (lambda: make_stage(num_reg_layers=-1), "must not be negative, got 1 and -1"),
         (
             lambda: DynamicInteraction(16, 0, 7, 0.0),

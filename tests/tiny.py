@@ -38,8 +38,9 @@ DETECTOR = (
     "num_proposals=6",
     "model.backbone.bottom_up.widths=[16,16,32,32]",
     "model.backbone.bottom_up.num_blocks=[0,0,0,0]",
-    "model.stage.dim_feedforward=64",
-    "model.stage.interaction.dim_dynamic=16",
+    "scale.dim_feedforward=64",
+    "scale.dim_dynamic=16",
+    "scale.dim_fc=32",
 )
 TRAINING = (
     "input.train.short_sides=[64]",

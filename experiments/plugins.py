@@ -1,0 +1,21 @@
+"""Makes the suite's sweeper and launchers known to Hydra."""
+
+from __future__ import annotations
+
+from hydra.core.plugins import Plugins
+
+# Hydra takes plugins from packages under this name alone; registering one by hand needs the name, not the package.
+PACKAGE = "hydra_plugins.sparse_rcnn_suite"
+
+
+def register() -> None:
+    """Register them; conf/hydra/ holds their options."""
+    plugins = Plugins.instance()  # its search for plugins executes Hydra's own modules anew: ours derive from those
+    from experiments.local_launcher import LocalLauncher
+    from experiments.slurm_launcher import SlurmLauncher
+    from experiments.sweeper import SuiteSweeper
+
+    for cls in (SuiteSweeper, LocalLauncher, SlurmLauncher):
+        cls.__module__, module = PACKAGE, cls.__module__
+        plugins.register(cls)
+        cls.__module__ = module  # a job is pickled, and the class found again by its real name

@@ -1,0 +1,160 @@
+"""A sweep: which runs it stands for, which of them are left to train, and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from analysis.runs import read_run
+from experiments.run_lock import is_locked
+from experiments.rundir import RunDirectory, run_id
+from experiments.summary import percent
+from sparse_rcnn.errors import UserError
+
+
+class SweepError(UserError):
+    """A sweep in which a run failed or is missing; says how many."""
+
+
+@dataclass
+class Row:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: of the job that trains it.
+        names: the experiments that lead to it, most often one.
+        config: its checked configuration.
+        identity, seed: what names the run.
+        state: finished, skipped (was finished before), busy (another process trains it), failed or missing.
+        error: the first line of what went wrong.
+        log: where to read more.
+    """
+
+    overrides: list[str]
+    names: list[str]
+    config: dict[str, Any]
+    identity: str
+    seed: int
+    state: str = "missing"
+    error: str = ""
+    log: Path | None = None
+
+    @property
+    def runs_root(self) -> Path:
+        return Path(self.config["runs_root"])
+
+    @property
+    def path(self) -> Path | None:
+        """The run's directory, once it exists."""
+        return RunDirectory.find(self.runs_root, self.identity, self.seed)
+
+    @property
+    def is_finished(self) -> bool:
+        path = self.path
+        return path is not None and RunDirectory.load(path).is_finished
+
+
+def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]) -> list[Row]:
+    """The distinct runs that jobs lead to; equal configurations are one run.
+
+    Args:
+        jobs: overrides of each job.
+        compose: overrides to a composed configuration.
+
+    Raises:
+        UserError: there is no job, or the configuration of one is wrong; names the job's overrides.
+    """
+    from experiments.build import INJECTED, dry_build
+    from experiments.config import validate
+    from experiments.content import run_identity_of
+
+    if not jobs:
+        raise UserError("the sweep selects nothing: see the values behind -m, and conf/sweep/")
+    rows: dict[tuple[Path, str], Row] = {}
+    for overrides in jobs:
+        try:
+            config = validate(compose(list(overrides)), INJECTED)
+            identity = run_identity_of(config)
+            key = (Path(config["runs_root"]), run_id(identity, config["seed"]))
+            if key in rows:
+                rows[key].names.append(config["experiment_name"])
+                continue
+            row = Row(list(overrides), [config["experiment_name"]], config, identity, config["seed"])
+            if row.is_finished:
+                row.state = "skipped"
+            else:
+                dry_build(config)
+        except UserError as error:
+            raise UserError(f"{error} (in the job {' '.join(overrides)})") from error
+        rows[key] = row
+    return list(rows.values())
+
+
+def pending(rows: Sequence[Row]) -> list[Row]:
+    """Those that have to be trained now; one that another process trains is left to it."""
+    for row in rows:
+        if row.state == "missing" and row.path is not None and is_locked(row.path):
+            row.state = "busy"
+    return [row for row in rows if row.state == "missing"]
+
+
+def record(row: Row, error: BaseException | None, log: Path | None) -> None:
+    """Note how a row's job ended. What counts is the run directory; an error says why that is not finished."""
+    row.log = log
+    if row.is_finished:
+        row.state, row.error = "finished", ""
+        return
+    path = row.path
+    status = {} if path is None else RunDirectory.load(path).status
+    if path is not None and (path / "error.log").exists():
+        row.log = path / "error.log"
+    if error is None and status.get("state") != "failed":
+        row.state = "missing"
+        return
+    row.state = "failed"
+    row.error = str(status.get("error") or "") if status.get("state") == "failed" else ""
+    row.error = row.error or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """The table at the end of a sweep."""
+    table = Table(title="sweep")
+    for name in ("run", "seed", "state"):
+        table.add_column(name)
+    table.add_column("AP", justify="right")
+    table.add_column("AP50", justify="right")
+    table.add_column("directory, or what went wrong", overflow="fold")
+    for row in rows:
+        ap, ap50, last = "", "", ""
+        if row.state in ("finished", "skipped"):
+            assert row.path is not None
+            results = read_run(row.path).results or {}
+            ap, ap50 = (percent(results[f"val/bbox/{name}"]) for name in ("AP", "AP50"))
+            last = str(row.path)
+        elif row.state == "failed":
+            last = row.error + (f" (log: {row.log})" if row.log else "")
+        elif row.state == "busy":
+            last = f"another process trains it: {row.path}"
+        elif row.path is not None:
+            last = f"stopped before its end; start the sweep again to go on: {row.path}"
+        style = {"failed": "red", "missing": "yellow", "busy": "yellow"}.get(row.state)
+        table.add_row(", ".join(row.names), str(row.seed), row.state, ap, ap50, last, style=style)
+    Console(soft_wrap=True).print(table)
+
+
+def check(rows: Sequence[Row]) -> None:
+    """End with an error where any row has no result.
+
+    Raises:
+        SweepError: a row failed or is missing.
+    """
+    counts = {state: sum(row.state == state for row in rows) for state in ("failed", "missing", "busy")}
+    if any(counts.values()):
+        parts = [f"{count} {state}" for state, count in counts.items() if count]
+        raise SweepError(f"of {len(rows)} runs {', '.join(parts)}; see the table above. Finished runs are kept.")
