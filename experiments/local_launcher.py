@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from experiments.job_names import job_names
 from sparse_rcnn.errors import UserError
 
 POLL_SECONDS = 0.2
@@ -55,7 +56,10 @@ class LocalLauncher(Launcher):
             raise UserError(
                 f"hydra.launcher.num_jobs={num_jobs}, but there are {len(gpus)} GPUs here: one for each job"
             )
-        jobs = [_Job(folder, initial_job_idx + i, list(overrides)) for i, overrides in enumerate(job_overrides)]
+        jobs = [
+            _Job(folder, initial_job_idx + i, list(overrides), name)
+            for i, (overrides, name) in enumerate(zip(job_overrides, job_names(job_overrides), strict=True))
+        ]
         waiting, running, free = list(jobs), list[_Job](), list(range(num_jobs))
         print(f"{len(jobs)} runs, {num_jobs} at a time; logs in {folder}", file=sys.stderr)
         with _Signals() as signals:
@@ -80,9 +84,8 @@ class LocalLauncher(Launcher):
 
 
 class _Job:
-    def __init__(self, folder: Path, index: int, overrides: list[str]) -> None:
-        self.overrides = overrides
-        self.name = " ".join(filter_overrides(overrides))
+    def __init__(self, folder: Path, index: int, overrides: list[str], name: str) -> None:
+        self.overrides, self.name = overrides, name
         label = re.sub(r"[^A-Za-z0-9_=.,-]+", "_", self.name)[:80]
         self.log = folder / f"{index:03d}_{label}.log"
         self.slot = -1

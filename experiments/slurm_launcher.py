@@ -12,9 +12,10 @@ from typing import Any
 
 import cloudpickle
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
+from experiments.job_names import job_names
 from sparse_rcnn.errors import UserError
 
 POLL_SECONDS = 5.0
@@ -54,7 +55,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         jobs = self._submit(job_overrides, initial_job_idx)
         ids = [str(job.job_id) for job in jobs]
         print(f"{len(jobs)} jobs submitted to SLURM: {', '.join(ids)}", file=sys.stderr, flush=True)
-        watched = [_Watched(job, list(overrides)) for job, overrides in zip(jobs, job_overrides, strict=True)]
+        names = job_names(job_overrides)
+        watched = [_Watched(*each) for each in zip(jobs, map(list, job_overrides), names, strict=True)]
         while waiting := [job for job in watched if job.result is None]:
             states = job_states([job.id for job in waiting])
             for job in waiting:
@@ -98,8 +100,8 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
 class _Watched:
     """A submitted job and, once it has ended, its result."""
 
-    def __init__(self, job: Any, overrides: list[str]) -> None:
-        self.job, self.overrides = job, overrides
+    def __init__(self, job: Any, overrides: list[str], name: str) -> None:
+        self.job, self.overrides, self.name = job, overrides, name
         self.id = str(job.job_id)
         self.result: JobReturn | None = None
         self._gone_since: float | None = None
@@ -133,7 +135,7 @@ class _Watched:
     def describe(self) -> str:
         assert self.result is not None
         end = "done" if self.result.status is JobStatus.COMPLETED else str(self.result._return_value)
-        return f"{' '.join(filter_overrides(self.overrides))}: {end}"
+        return f"{self.name}: {end}"
 
 
 def job_states(ids: Sequence[str]) -> dict[str, str] | None:

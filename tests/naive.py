@@ -236,3 +236,42 @@ def select_detections(
         if x2 > x1 and y2 > y1:
             found.append((score, label, [x1, y1, x2, y2]))
     return found
+
+
+def attention_interaction(
+    parameters: dict[str, np.ndarray], feature: Sequence[float], roi: np.ndarray, num_heads: int
+) -> list[float]:
+    """New object feature (C,) from an object feature (C,) that attends to its RoI feature (C, S, S) (table 8)."""
+    p = parameters
+    num_channels, size, _ = roi.shape
+    width = num_channels // num_heads
+    weight, bias = p["attention.in_proj_weight"], p["attention.in_proj_bias"]
+    query = linear(feature, weight[:num_channels], bias[:num_channels])
+    positions = [roi[:, y, x].tolist() for y in range(size) for x in range(size)]
+    keys = [
+        linear(f, weight[num_channels : 2 * num_channels], bias[num_channels : 2 * num_channels]) for f in positions
+    ]
+    values = [linear(f, weight[2 * num_channels :], bias[2 * num_channels :]) for f in positions]
+    joined = []
+    for channel in range(num_channels):
+        head = range(channel // width * width, (channel // width + 1) * width)
+        scores = [math.exp(sum(query[d] * key[d] for d in head) / math.sqrt(width)) for key in keys]
+        joined.append(sum(s * value[channel] for s, value in zip(scores, values, strict=True)) / sum(scores))
+    mixed = linear(joined, p["attention.out_proj.weight"], p["attention.out_proj.bias"])
+    return layer_norm([f + m for f, m in zip(feature, mixed, strict=True)], p["norm.weight"], p["norm.bias"])
+
+
+def fully_connected(
+    parameters: dict[str, np.ndarray], roi: np.ndarray, num_fc: int, reused: Sequence[float] | None
+) -> list[float]:
+    """Object feature (C,) of an RoI feature (C, S, S), joined with a reused one (C,) or not (tables 2 to 4).
+
+    The order of the flattened RoI is free; the library's is channel by channel.
+    """
+    p = parameters
+    x = [float(plane[i, j]) for plane in roi for i in range(roi.shape[1]) for j in range(roi.shape[2])]
+    for layer in range(num_fc):
+        x = relu(linear(x, p[f"layers.{2 * layer}.weight"], p[f"layers.{2 * layer}.bias"]))
+    if reused is None:
+        return x
+    return relu(linear([*x, *reused], p["join.weight"], p["join.bias"]))

@@ -1,0 +1,298 @@
+"""python -m experiments.check: every row composed and built, against the baseline, with what it would cost."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, _hydra_version, describe_mistake, run_cli
+from sparse_rcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from experiments.cost import Cost
+
+BASELINE = "baseline"
+RECIPES = ("paper", "mini")
+SUSTAINED_TFLOPS = 6.1
+ABSENT = "(absent)"  # of explain_difference
+COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "GPU-hours")
+WIDTH = 140  # of the table where stdout is no terminal
+STAND_IN = "/not-given"  # for paths of data that only the user knows; nothing is read
+# What an identity hashes by content and not by key: here the keys themselves are compared.
+POINTED_TO = ("weights", "data.name", "data.generator")
+DESCRIPTION = f"""\
+Compose, validate and build (on the meta device) every row of conf/experiment/, and print what each changes from the
+baseline, which rows are equal, and what each costs:
+
+  GFLOPs     forward pass of one image at the evaluation size of the recipe, 2 x multiply-adds; RoI pooling's own
+             operations are not counted, nor are norms and elementwise ones.
+  GPU-hours  an estimate, not a measurement: 3 x forward FLOPs x images of the training / sustained FLOP/s.
+             The default of --sustained-tflops, {SUSTAINED_TFLOPS}, is what the published 19 hours on 8 V100 come to for
+             the R50 baseline: 3 x 258.2 GFLOP x 270 000 steps x 16 images / (19 h x 3600 s/h x 8) = 6.1 TFLOP/s.
+             Heads are slower than their FLOPs say: expect too few hours for 12 stages or 500 proposals, too many for
+             one stage. For other GPUs and for small models give another rate.
+
+Exit code 1 where a row does not compose or build; the others are shown."""
+
+
+@dataclass
+class Row:
+    """One row under one recipe.
+
+    Attributes:
+        name: of its file in conf/experiment.
+        compared: the part of its configuration that is compared; empty where it failed.
+        cost: None where it failed.
+        differences: full lines of `explain_difference` from the baseline.
+        equals: an earlier row with the same configuration, or None.
+        error: why it does not compose or build, in one line, or None.
+    """
+
+    name: str
+    compared: dict[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
+    differences: list[str] = field(default_factory=list)
+    equals: str | None = None
+    error: str | None = None
+
+
+def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> None:
+    """Parse the command line and check the rows.
+
+    Raises:
+        SystemExit: with code 1 where a row fails or an override is wrong, 2 for an unreadable command line.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.check", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for experiments.train, on every row")
+    parser.add_argument("--recipe", metavar="NAME", help="paper, mini, ... (default: paper, then mini)")
+    parser.add_argument(
+        "--sustained-tflops", type=float, default=SUSTAINED_TFLOPS, metavar="X",
+        help=f"what a GPU sustains in training, 1e12 FLOP/s (default {SUSTAINED_TFLOPS}, see above)",
+    )  # fmt: skip
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument(
+        "--write-rows", type=Path, metavar="FILE",
+        help="instead, write every row's full differences under paper and mini (tests/golden/rows.txt)",
+    )  # fmt: skip
+    args = parser.parse_intermixed_args(arguments)
+    if not 0 < args.sustained_tflops < float("inf"):
+        parser.error("--sustained-tflops must be above 0")
+    if args.write_rows and (args.recipe is not None or args.overrides):
+        parser.error("--write-rows takes neither a recipe nor overrides: the file is that of the rows as they are")
+    run_cli(lambda: _write_rows(args.write_rows, conf_dir) if args.write_rows else _check(args, conf_dir))
+
+
+def _check(args: argparse.Namespace, conf_dir: Path) -> None:
+    recipes, overrides = list(RECIPES) if args.recipe is None else [args.recipe], []
+    for override in args.overrides:
+        key, _, value = override.partition("=")
+        if key == "experiment":
+            raise UserError("experiment: every row is checked; leave it out")
+        if key == "recipe":  # as experiments.train spells it
+            recipes = [value]
+        else:
+            overrides.append(override)
+    failed = []
+    for recipe in recipes:
+        rows = check_rows(recipe, overrides, conf_dir)
+        print_rows(rows, recipe, args.sustained_tflops, args.markdown)
+        failed += [f"{row.name} (recipe={recipe})" for row in rows if row.error is not None]
+    if failed:
+        raise UserError(f"{len(failed)} rows do not compose or build, see above: {', '.join(failed)}")
+
+
+def check_rows(
+    recipe: str, overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR, with_cost: bool = True
+) -> list[Row]:
+    """Every row under a recipe, the baseline first; without cost they are composed and validated only.
+
+    Raises:
+        UserError, Hydra's errors: of the baseline, which is what the others are compared with.
+    """
+    from experiments.identity import explain_difference
+
+    names = sorted(path.stem for path in (conf_dir / "experiment").glob("*.yaml"))
+    if BASELINE not in names:
+        raise UserError(f"{conf_dir / 'experiment'}: there is no {BASELINE}.yaml to compare the rows with")
+    rows: list[Row] = []
+    for name in [BASELINE, *(name for name in names if name != BASELINE)]:
+        row = Row(name)
+        try:
+            config = compose_row(recipe, name, overrides, conf_dir)
+            row.cost = _built_cost(config) if with_cost else None
+            row.compared = compared_config(config)
+        except Exception as error:
+            row.error = _describe(error)
+            if row.error is None or name == BASELINE or os.environ.get(TRACEBACK_VARIABLE) == "1":
+                raise
+        else:
+            row.differences = explain_difference((rows[0] if rows else row).compared, row.compared)
+            same = [r.name for r in rows if r.error is None and not explain_difference(r.compared, row.compared)]
+            row.equals = same[0] if same else None
+        rows.append(row)
+    return rows
+
+
+def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path = CONF_DIR) -> dict[str, Any]:
+    """The validated configuration of a row; paths of data that only the user knows get a stand-in.
+
+    Raises:
+        UserError, Hydra's and OmegaConf's errors: as for experiments.train.
+    """
+    from hydra import compose, initialize_config_dir
+
+    from experiments import plugins, schema
+    from experiments.build import INJECTED
+    from experiments.config import validate
+
+    schema.register()
+    plugins.register()
+    options = {"version_base": "1.3"} if _hydra_version() < (1, 4) else {}
+    with initialize_config_dir(str(conf_dir.resolve()), **options):
+        cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
+    _fill_missing(cfg.data)
+    return validate(cfg, INJECTED)
+
+
+def _fill_missing(node: DictConfig) -> None:
+    from omegaconf import OmegaConf
+
+    for key in node:
+        if OmegaConf.is_missing(node, key):
+            node[key] = STAND_IN
+        elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
+            _fill_missing(node[key])
+
+
+def compared_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What decides whether two rows are one run: the identity config, and which weights and data it points to."""
+    from experiments.identity import EXCLUDE, identity_config
+
+    return identity_config(config, [pattern for pattern in EXCLUDE if pattern not in POINTED_TO])
+
+
+def print_rows(rows: Sequence[Row], recipe: str, sustained_tflops: float, markdown: bool) -> None:
+    """Print the matrix of one recipe and what its numbers mean; the first row is the baseline."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    assert rows[0].cost is not None
+    note = rows[0].cost.footnote(sustained_tflops)
+    title = f"recipe={recipe}: {len(rows)} rows against {rows[0].name}"
+    lines = [_cells(row, sustained_tflops) for row in rows]
+    if markdown:
+        print(f"### {title}\n")
+        for line in (COLUMNS, ("---", "---", *["---:"] * 4), *lines):
+            print("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) + " |")
+        print(f"\n{note}\n")
+        return
+    table = Table(title=Text(title), caption=Text(note), caption_justify="left")
+    for i, name in enumerate(COLUMNS):
+        table.add_column(name, justify="right" if i > 1 else "left", overflow="fold", no_wrap=i > 1)
+    for row, line in zip(rows, lines, strict=True):
+        style = "red" if row.error is not None else "dim" if row.equals is not None else None
+        table.add_row(*map(Text, line), style=style)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+
+
+def _cells(row: Row, sustained_tflops: float) -> tuple[str, ...]:
+    """The texts of one row, in the order of the columns; changes are one to a line."""
+    if row.cost is None:
+        return row.name, f"ERROR {row.error}", "-", "-", "-", "-"
+    equal = [f"= {row.equals}"] if row.equals is not None else []
+    return row.name, "\n".join([*equal, *compact(row.differences)]), *row.cost.cells(sustained_tflops)
+
+
+def compact(differences: Sequence[str]) -> list[str]:
+    """Differences for a reader: what follows from another one is left out.
+
+    A plain axis (`num_stages`) stands for the nodes that it reaches, and an exchanged class for its node's
+    arguments: those that only the new class has stand behind its name.
+    """
+    changes: dict[str, tuple[str, str]] = {}
+    for line in differences:
+        key, _, change = line.partition(": ")
+        old, _, new = change.partition(" -> ")
+        changes[key] = (old, new)
+    shown = []
+    classes = {key.removesuffix("._target_"): change for key, change in changes.items() if key.endswith("._target_")}
+    for key, (old, new) in changes.items():
+        node = next((n for n in classes if key == n or key.startswith(f"{n}.")), None)
+        if node is not None and (key.endswith("._target_") or ABSENT in (old, new)):
+            if key == f"{node}._target_":
+                shown.append(_class_change(node, changes))
+        elif "." not in key or changes.get(key.rpartition(".")[2]) != (old, new):
+            shown.append(f"{key}: {old} -> {new}")
+    return shown
+
+
+def _class_change(node: str, changes: dict[str, tuple[str, str]]) -> str:
+    names = changes[f"{node}._target_"]
+    old, new = ("none" if name == ABSENT else name.strip('"').rpartition(".")[2] for name in names)
+    added = {
+        key.removeprefix(f"{node}."): change[1]
+        for key, change in changes.items()
+        if key.startswith(f"{node}.") and not key.endswith("_target_") and change[0] == ABSENT
+    }
+    arguments = ", ".join(f"{key}={value}" for key, value in added.items())
+    return f"{node.rpartition('.')[2]}: {old} -> {new}" + (f"({arguments})" if arguments else "")
+
+
+def rows_text(conf_dir: Path = CONF_DIR) -> str:
+    """Every row's full differences from the baseline under paper and mini, and the baselines themselves.
+
+    Sections begin with `[recipe row]`; a line is `key: value` of the baseline, `key: old -> new` of others.
+
+    Raises:
+        UserError: a row does not compose.
+    """
+    from experiments.identity import explain_difference
+
+    lines = ["# Written by: python -m experiments.check --write-rows tests/golden/rows.txt"]
+    for recipe in RECIPES:
+        for row in check_rows(recipe, conf_dir=conf_dir, with_cost=False):
+            if row.error is not None:
+                raise UserError(f"{row.name} (recipe={recipe}): {row.error}")
+            content = row.differences
+            if row.name == BASELINE:
+                content = [line.replace(": (absent) -> ", ": ", 1) for line in explain_difference({}, row.compared)]
+            lines += ["", f"[{recipe} {row.name}]", *(content or [f"= {BASELINE}"])]
+    return "\n".join(lines) + "\n"
+
+
+def _write_rows(path: Path, conf_dir: Path) -> None:
+    from sparse_rcnn.atomic import write_bytes_atomic
+
+    write_bytes_atomic(path, rows_text(conf_dir).encode())
+    print(path)
+
+
+def _built_cost(config: dict[str, Any]) -> Cost:
+    from experiments.build import dry_build
+    from experiments.cost import cost_of
+
+    # Which weights a backbone starts from is compared; whether this machine has them is not asked.
+    dry_build({**config, "weights": {**config["weights"], "backbone": None}})
+    return cost_of(config)
+
+
+def _describe(error: Exception) -> str | None:
+    from yaml import YAMLError
+
+    if isinstance(error, YAMLError):
+        return f"not YAML: {' '.join(str(error).split())}"
+    return describe_mistake(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
