@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments import plugins, schema
 from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, _hydra_version, describe_mistake, run_cli
 from sparse_rcnn.errors import UserError
 
@@ -40,6 +41,9 @@ baseline, which rows are equal, and what each costs:
              one stage. For other GPUs and for small models give another rate.
 
 Exit code 1 where a row does not compose or build; the others are shown."""
+
+schema.register()
+plugins.register()
 
 
 @dataclass
@@ -150,12 +154,9 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     """
     from hydra import compose, initialize_config_dir
 
-    from experiments import plugins, schema
     from experiments.build import INJECTED
     from experiments.config import validate
 
-    schema.register()
-    plugins.register()
     options = {"version_base": "1.3"} if _hydra_version() < (1, 4) else {}
     with initialize_config_dir(str(conf_dir.resolve()), **options):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
@@ -295,4 +296,4 @@ def _describe(error: Exception) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -23,17 +24,28 @@ DEAD_HOLDER_PATIENCE = 15.0  # seconds; workers of a killed process may keep its
 ORPHAN_PATIENCE = 1800.0  # seconds; what a lost node left running may train on, or finish the run
 
 
-def is_locked(path: Path) -> bool:
-    """Whether another process holds the run in `path` now."""
-    lock = FileLock(path / LOCK)
+def is_held(path: Path) -> bool | None:
+    """Whether a process of this host trains the run in `path`; None where that cannot be found out.
+
+    A shared lock needs no right to write and does not disturb others who look. Whoever starts the run in this very
+    moment finds the holder dead and tries again (`DEAD_HOLDER_PATIENCE`).
+    """
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):  # whoever wants to hold it will be told
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
+    except FileNotFoundError:  # each holder leaves it behind
         return False
-    lock.release()
-    return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without flock
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

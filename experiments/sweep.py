@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.runs import read_run
-from experiments.run_lock import is_locked
+from experiments.run_lock import is_held
 from experiments.rundir import RunDirectory, run_id
 from experiments.summary import percent
 from sparse_rcnn.errors import UserError
@@ -99,7 +99,7 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
 def pending(rows: Sequence[Row]) -> list[Row]:
     """Those that have to be trained now; one that another process trains is left to it."""
     for row in rows:
-        if row.state == "missing" and row.path is not None and is_locked(row.path):
+        if row.state == "missing" and row.path is not None and is_held(row.path):
             row.state = "busy"
     return [row for row in rows if row.state == "missing"]
 

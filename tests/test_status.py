@@ -22,9 +22,10 @@ import pytest
 from rich.console import Console
 
 from analysis.runs import Run
-from experiments import status
+from experiments import progress, run_lock, status
+from experiments.progress import RunStatus, read_status, read_sweep, read_tail
 from experiments.run_lock import lock_run
-from experiments.status import RunStatus, read_status, read_sweep, read_tail, render, summary
+from experiments.status import render, summary
 from tests.helpers import ROOT
 
 NOW = 1_800_000_000.0
@@ -187,7 +188,7 @@ def test_an_unreadable_lock_is_judged_by_age(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(status.os, "open", refuse)
+    monkeypatch.setattr(run_lock.os, "open", refuse)
     assert read(path).state == "running"
     assert read(path, NOW + 600).state == "silent"
 
@@ -261,10 +262,10 @@ def test_only_the_tail_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "metrics.jsonl"
     lines = [train(step, NOW + step) for step in range(1, 5001)]
     path.write_text("".join(lines))
-    assert path.stat().st_size > 4 * status.TAIL_BYTES
+    assert path.stat().st_size > 4 * progress.TAIL_BYTES
     steps = [event["step"] for event in read_tail(path)]
     assert steps == list(range(steps[0], 5001))
-    assert len(steps) * len(lines[-1]) <= status.TAIL_BYTES < (len(steps) + 2) * len(lines[-1]) + 5 * len(steps)
+    assert len(steps) * len(lines[-1]) <= progress.TAIL_BYTES < (len(steps) + 2) * len(lines[-1]) + 5 * len(steps)
     assert [event["step"] for event in read_tail(path, len(lines[-1]) + 5)] == [5000]
     assert read_tail(tmp_path / "absent") == []
 

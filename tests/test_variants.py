@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ def test_a_fully_connected_stage_without_reuse_needs_no_features() -> None:
 
 
 def test_center_boxes() -> None:
-    assert CenterInit(0.1)(2).tolist() == pytest.approx([[0.5, 0.5, 0.1, 0.1]] * 2)
+    torch.testing.assert_close(CenterInit(0.1)(2), torch.tensor([[0.5, 0.5, 0.1, 0.1]] * 2))
     proposals = LearnedProposals(num_proposals=3, hidden_dim=4, init=CenterInit(0.1))
     boxes, _ = proposals(torch.tensor([[100, 200]]))
     torch.testing.assert_close(boxes, torch.tensor([90.0, 45, 110, 55]).repeat(1, 3, 1))
@@ -236,7 +237,7 @@ def test_a_grid_covers_the_image_once(num_proposals: int) -> None:
     overlap = (high - low).clamp(min=0).prod(-1).fill_diagonal_(0)
     assert overlap.max() < 1e-6
     ratio = boxes[:, 2] / boxes[:, 3]
-    assert 1 / 2 <= ratio.min()
+    assert ratio.min() >= 1 / 2
     assert ratio.max() <= 2
 
 
@@ -316,7 +317,7 @@ def test_sine_encoding_depends_on_neither_padding_nor_the_other_images() -> None
 def test_all_levels_agree_on_a_place() -> None:
     shapes = [(64, 64), (32, 32), (16, 16), (8, 8)]
     maps = SineEncoding(hidden_dim=8, temperature=10000)(zeros(*shapes), torch.tensor([[256, 224]]))
-    for fine, coarse in zip(maps, maps[1:], strict=False):
+    for fine, coarse in itertools.pairwise(maps):
         half = math.pi * (256 / coarse.shape[2]) / 2 / 224  # between the centres of a coarse and a fine pixel
         wanted = torch.nn.functional.avg_pool2d(fine, 2)
         torch.testing.assert_close(wanted, coarse, rtol=0, atol=1.01 * (1 - math.cos(half)) + 1e-6)
@@ -348,9 +349,17 @@ def crossed_config(head: str, reuse: str) -> dict[str, Any]:
 
 
 def new_detector(config: dict[str, Any], seed: int = 0, scatter: bool = False) -> SparseRCNN:
-    """A detector with its own layout of boxes, or with different ones: where all are equal little can go wrong."""
+    """A detector with its own layout of boxes, or with different ones: where all are equal little can go wrong.
+
+    Its deltas are small: those of fresh weights drive the boxes off the image within a few stages, where RoI features
+    are zero and the layers that read them have a gradient of zero (or, in a deep cascade, roundings grow).
+    """
     torch.manual_seed(seed)
     model: SparseRCNN = build(config, "model")
+    with torch.no_grad():
+        for stage in model.stages:
+            stage.reg_tower.last.weight.mul_(0.05)
+            stage.reg_tower.last.bias.mul_(0.05)
     if scatter:
         with torch.no_grad():
             boxes = model.proposals.boxes_cxcywh_norm
@@ -367,7 +376,7 @@ def one_step(config: dict[str, Any], model: SparseRCNN, counts: list[int]) -> fl
     assert len(outputs) == model.num_stages
     total = build_criterion(config)(outputs, targets, sizes, max(sum(counts), 1)).total
     total.backward()
-    return float(total)
+    return total.item()
 
 
 def assert_every_gradient_is_finite(model: SparseRCNN) -> None:
@@ -392,11 +401,10 @@ def test_a_row_gives_every_parameter_a_gradient(row: str) -> None:
 
 
 @pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize("counts", [[3, 0], [0, 0]], ids=["one-image-without-boxes", "no-boxes"])
-def test_a_row_trains_on_images_without_boxes(row: str, counts: list[int]) -> None:
+def test_a_row_trains_on_an_image_without_boxes(row: str) -> None:
     config = row_config(row)
     model = new_detector(config)
-    assert math.isfinite(one_step(config, model, counts))
+    assert math.isfinite(one_step(config, model, [3, 0]))
     assert_every_gradient_is_finite(model)
 
 
@@ -410,7 +418,6 @@ def assert_same_outputs(got: list[StageOutput], wanted: list[StageOutput]) -> No
 @pytest.mark.parametrize("row", ROWS)
 def test_the_images_and_the_proposals_of_a_row_are_sets(row: str) -> None:
     model = new_detector(row_config(row), scatter=True).eval()
-    model.stages = model.stages[:3]  # rounding grows from stage to stage
     images, sizes = images_of([(64, 96), (64, 96)])
     both = model(images, sizes)
     for n in range(2):
@@ -469,6 +476,10 @@ def test_heads_and_reuses_cross_freely(head: str, reuse: str) -> None:
     for (name, parameter), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+    model.zero_grad(set_to_none=True)
+    assert math.isfinite(one_step(config, model, [0, 0]))  # no box in the whole batch
+    assert_every_gradient_is_finite(model)
 
 
 @pytest.mark.parametrize("reuse", REUSES)
@@ -666,5 +677,5 @@ def test_a_row_goes_on_as_if_never_stopped(row: str, tmp_path: Path, monkeypatch
 def test_the_loss_of_a_row_falls(row: str, tmp_path: Path) -> None:
     extra = (f"experiment={row}", "schedule.length=60", "train.checkpoint_every=60")
     losses = tiny.losses(tiny.train(tiny.overrides(tmp_path, *extra)))
-    values = [losses[step]["train/loss"] for step in range(1, 61)]
-    assert np.mean(values[-10:]) < 0.95 * np.mean(values[:10])
+    values = [losses[step]["train/loss/total"] for step in range(1, 61)]
+    assert np.mean(values[-10:]) < 0.8 * np.mean(values[:10])
