@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import plugins, schema
-from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, _hydra_version, describe_mistake, run_cli
+from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, hydra_version, run_cli
 from sparse_rcnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     from experiments.build import INJECTED
     from experiments.config import validate
 
-    options = {"version_base": "1.3"} if _hydra_version() < (1, 4) else {}
+    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
     with initialize_config_dir(str(conf_dir.resolve()), **options):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     _fill_missing(cfg.data)

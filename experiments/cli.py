@@ -39,7 +39,7 @@ def hydra_main(config_name: str, config_dir: Path = CONF_DIR) -> Callable[[Calla
 
     Works the same under hydra-core 1.3, which must be told its version_base, and 1.4, which deprecates that.
     """
-    options = {"version_base": "1.3"} if _hydra_version() < (1, 4) else {}
+    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
@@ -165,6 +165,7 @@ def _unformatted_hydra_errors() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def _hydra_version() -> tuple[int, int]:
+def hydra_version() -> tuple[int, int]:
+    """Major and minor version of the installed Hydra."""
     major, minor = importlib.metadata.version("hydra-core").split(".")[:2]
     return int(major), int(minor)

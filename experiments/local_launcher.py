@@ -60,6 +60,7 @@ class LocalLauncher(Launcher):
             _Job(folder, initial_job_idx + i, list(overrides), name)
             for i, (overrides, name) in enumerate(zip(job_overrides, job_names(job_overrides), strict=True))
         ]
+        folder.mkdir(parents=True, exist_ok=True)
         waiting, running, free = list(jobs), list[_Job](), list(range(num_jobs))
         print(f"{len(jobs)} runs, {num_jobs} at a time; logs in {folder}", file=sys.stderr)
         with _Signals() as signals:

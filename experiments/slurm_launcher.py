@@ -93,6 +93,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         try:
             return executor.map_array(self, *zip(*[(*a, Singleton.get_state()) for a in arguments], strict=True))
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+            shutil.rmtree(str(self.config.hydra.sweep.dir), ignore_errors=True)  # it was made for these jobs alone
             said = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
             raise UserError(f"hydra/launcher=slurm: sbatch refuses the jobs: {said[-1].strip()}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -45,7 +44,6 @@ class SuiteSweeper(BasicSweeper):
         left = pending(rows)
         if left:
             prepare_data(left)
-            Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
             try:
                 results = self.launcher.launch([row.overrides for row in left], initial_job_idx=0)
             finally:

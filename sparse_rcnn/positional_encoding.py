@@ -34,7 +34,7 @@ class SineEncoding(nn.Module):
         super().__init__()
         if hidden_dim % 4:
             raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of 4")
-        if temperature <= 1:
+        if not temperature > 1:
             raise ValueError(f"temperature must be above 1, got {temperature}")
         self.hidden_dim, self.temperature = hidden_dim, temperature
 

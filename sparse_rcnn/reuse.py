@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, hidden_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        if hidden_dim % num_heads:
+        if num_heads < 1 or hidden_dim % num_heads:
             raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of num_heads {num_heads}")
         self.hidden_dim, self.num_heads = hidden_dim, num_heads
         self.reused_dim = hidden_dim

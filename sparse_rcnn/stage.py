@@ -91,6 +91,8 @@ class Stage(nn.Module):
             )
         if reused_dim != reuse.reused_dim:
             raise ValueError(f"reused_dim is {reused_dim}, but {type(reuse).__name__} hands over {reuse.reused_dim}")
+        if getattr(interaction, "reused_dim", reused_dim) != reused_dim:
+            raise ValueError(f"interaction.reused_dim is {interaction.reused_dim}, but the stage's is {reused_dim}")
         self.hidden_dim, self.num_classes, self.reused_dim = hidden_dim, num_classes, reused_dim
         self.reuse = reuse
         self.interaction = interaction

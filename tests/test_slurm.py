@@ -239,4 +239,4 @@ def test_a_partition_that_does_not_exist_is_one_line(cluster: MiniSlurm, runs_ro
     last = err.strip().splitlines()[-1]
     assert last.startswith("error: hydra/launcher=slurm: sbatch refuses the jobs: ")
     assert "nvalid partition" in last
-    assert not list(runs_root.glob("*/*/meta.json"))
+    assert not list(runs_root.glob("*/*"))

@@ -487,7 +487,8 @@ def test_heads_and_reuses_cross_freely(head: str, reuse: str) -> None:
 def test_stages_depend_on_those_before_through_what_is_reused_alone(head: str, reuse: str) -> None:
     model = new_detector(crossed_config(head, reuse), scatter=True)
     images, sizes = images_of(SIZES)
-    model(images, sizes)[-1].logits.square().sum().backward()
+    last = model(images, sizes)[-1]
+    (last.logits.square().sum() + last.boxes_xyxy_abs.square().sum()).backward()
     gradients = [p.grad for p in model.stages[0].interaction.parameters()]
     if reuse == "none":  # boxes are detached
         assert all(g is None for g in gradients)
@@ -576,6 +577,7 @@ EXPECTED: dict[str, tuple[set[str], dict[str, Any]]] = {
     "stages_12": (STAGES, {"model.num_stages": 12}),
     "stages_2": (STAGES, {"model.num_stages": 2}),
     "stages_3": (STAGES, {"model.num_stages": 3}),
+    "stages_6": (set(), {"model.num_stages": 6}),
 }
 
 
@@ -601,9 +603,10 @@ def test_a_row_differs_from_the_baseline_in_its_factors_alone(row: str) -> None:
     assert {key: flat[key] for key in values} == values
 
 
-def test_no_two_rows_are_the_same_run() -> None:
-    names = {run_identity(paper_row(row), {}): row for row in ROWS}
-    assert len(names) == len(ROWS)
+def test_no_other_two_rows_are_the_same_run() -> None:
+    identities = {row: run_identity(paper_row(row), {}) for row in ROWS}
+    assert identities["stages_6"] == identities["baseline"], "six stages are the paper's"
+    assert len(set(identities.values())) == len(ROWS) - 1
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
@@ -620,6 +623,13 @@ def test_no_two_rows_are_the_same_run() -> None:
         (lambda: make_stage(reused_dim=0), "reused_dim is 0, but SelfAttention hands over 16"),
         (lambda: make_stage(reuse=NoReuse()), "reused_dim is 16, but NoReuse hands over 0"),
         (lambda: make_stage(reuse=Concatenation(8)), "reused_dim is 16, but Concatenation hands over 8"),
+        (
+            lambda: make_stage(interaction=FullyConnected(16, 2, 8, 2, 0)),
+            "interaction.reused_dim is 0, but the stage's is 16",
+        ),
+        (lambda: SelfAttention(12, 0, 0.0), "hidden_dim 12 is not a multiple of num_heads 0"),
+        (lambda: AttentionInteraction(12, 0, 0.0), "hidden_dim 12 is not a multiple of num_heads 0"),
+        (lambda: SineEncoding(8, math.nan), "temperature must be above 1, got nan"),
         (lambda: CenterInit(0), "size must be above 0 and at most 1, got 0"),
         (lambda: CenterInit(1.5), "got 1.5"),
         (lambda: CenterInit(math.nan), "got nan"),
