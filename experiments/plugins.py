@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import types
+
 from hydra.core.plugins import Plugins
 
 # Hydra takes plugins from packages under this name alone; registering one by hand needs the name, not the package.
 PACKAGE = "hydra_plugins.sparse_rcnn_suite"
 
 
+@functools.cache
 def register() -> None:
     """Register them; conf/hydra/ holds their options."""
     plugins = Plugins.instance()  # its search for plugins executes Hydra's own modules anew: ours derive from those
@@ -15,7 +20,9 @@ def register() -> None:
     from experiments.slurm_launcher import SlurmLauncher
     from experiments.sweeper import SuiteSweeper
 
+    module = types.ModuleType(PACKAGE)
     for cls in (SuiteSweeper, LocalLauncher, SlurmLauncher):
-        cls.__module__, module = PACKAGE, cls.__module__
+        cls.__module__ = PACKAGE
+        setattr(module, cls.__name__, cls)
         plugins.register(cls)
-        cls.__module__ = module  # a job is pickled, and the class found again by its real name
+    sys.modules[PACKAGE] = module  # Hydra 1.4 looks them up by name

@@ -6,6 +6,7 @@ constructor's signature (``experiments.signature``).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +173,7 @@ class Config:
             raise ValueError(f"dropout must be within 0 (included) and 1 (excluded), got {self.dropout}")
 
 
+@functools.cache  # Hydra 1.4 warns where a name is stored twice
 def register() -> None:
     """Make the schema known to Hydra under the name that conf/train.yaml lists first."""
     ConfigStore.instance().store(name="schema", node=Config)

@@ -26,6 +26,16 @@ LIVING_STATES = {
 }  # fmt: skip
 
 
+class SlurmJob(submitit_launcher.SlurmLauncher):
+    """What is pickled and runs in the job: a class of its own, which keeps the name under which it is found again."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
+        """Run the job, and raise what it raised, so that SLURM and submitit see it fail."""
+        result = super().__call__(*args, **kwargs)
+        result.return_value  # noqa: B018
+        return result
+
+
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
     """One array job for all runs, one task for each GPU of a run.
 
@@ -33,12 +43,6 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
     and a job that ends without a word (killed, node lost for good) is found by asking ``squeue``, so that the
     submitter never waits for ever, also where ``sacct`` does not work.
     """
-
-    def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
-        """In the job: run it, and raise what it raised."""
-        result = super().__call__(*args, **kwargs)
-        result.return_value  # noqa: B018
-        return result
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all jobs and wait for their ends; their results in the same order.
@@ -90,8 +94,10 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
             (list(overrides), "hydra.sweep.dir", initial_job_idx + i, f"job_{initial_job_idx + i}")
             for i, overrides in enumerate(job_overrides)
         ]
+        job = SlurmJob(**self.params)
+        job.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
         try:
-            return executor.map_array(self, *zip(*[(*a, Singleton.get_state()) for a in arguments], strict=True))
+            return executor.map_array(job, *zip(*[(*a, Singleton.get_state()) for a in arguments], strict=True))
         except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
             shutil.rmtree(str(self.config.hydra.sweep.dir), ignore_errors=True)  # it was made for these jobs alone
             said = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
