@@ -51,6 +51,13 @@ class Run:
         """`<identity>-seed<k>`, the same wherever the directory lies."""
         return self.meta["run_id"]
 
+    @property
+    def experiments(self) -> list[str]:
+        """The names of all rows that this run is: equal rows are one run."""
+        folder = self.path / "names"
+        others = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        return sorted({self.meta["experiment"], *others})
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""

@@ -84,7 +84,15 @@ class RunDirectory:
                     return cls(path, _load_meta(path), created=True)
         directory = cls.load(path)
         _refuse_other_run(directory, config, identity, seed, meta_extra)
+        directory.add_name(experiment)
         return directory
+
+    def add_name(self, experiment: str) -> None:
+        """Note that the run is also this experiment: an empty file, so that no lock is needed."""
+        if experiment != self.meta["experiment"]:
+            with _errors_name(str(self.path / "names")):
+                (self.path / "names").mkdir(exist_ok=True)
+                (self.path / "names" / experiment).touch()
 
     @classmethod
     def load(cls, path: str | Path) -> RunDirectory:

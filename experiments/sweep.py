@@ -122,6 +122,14 @@ def record(row: Row, error: BaseException | None, log: Path | None) -> None:
     row.error = row.error or (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def name_runs(rows: Sequence[Row]) -> None:
+    """Note in each run's directory all the experiments that it is."""
+    for row in rows:
+        if (path := row.path) is not None:
+            for name in row.names:
+                RunDirectory.load(path).add_name(name)
+
+
 def print_rows(rows: Sequence[Row]) -> None:
     """The table at the end of a sweep."""
     table = Table(title="sweep")

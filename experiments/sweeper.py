@@ -24,7 +24,7 @@ class SuiteSweeper(BasicSweeper):
             UserError: nothing is selected, or a configuration is wrong: then nothing was started.
             SweepError: a run failed or is missing at the end.
         """
-        from experiments.sweep import check, pending, plan, print_rows, record
+        from experiments.sweep import check, name_runs, pending, plan, print_rows, record
 
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -51,6 +51,7 @@ class SuiteSweeper(BasicSweeper):
                     record(row, None, None)
             for row, result in zip(left, results, strict=True):
                 record(row, job_error(result), getattr(result, "log", None))
+        name_runs(rows)
         print_rows(rows)
         check(rows)
         return [JobReturn(overrides=row.overrides, status=JobStatus.COMPLETED) for row in rows]

@@ -76,13 +76,14 @@ def _run(config: dict[str, Any], world: World) -> Path:
         with world.together():
             identity = run_identity_of(config)
         if (finished := _find_finished(config, identity, world)) is not None:
-            return _skip(finished, world)
+            return _skip(finished, config["experiment_name"], world)
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         return _train(config, identity, overrides, world)
 
 
-def _skip(finished: Path, world: World) -> Path:
+def _skip(finished: Path, experiment: str, world: World) -> Path:
     if world.is_main:
+        RunDirectory.load(finished).add_name(experiment)
         print(f"{finished} is finished; nothing to do")
         print_summary(finished)
     return finished
@@ -136,7 +137,7 @@ def _train(config: dict[str, Any], identity: str, overrides: list[str], world: W
         path = Path(world.broadcast(str(directory.path) if directory else None))
         # Whoever held the lock until now may have finished it.
         if (finished := _find_finished(config, identity, world)) is not None:
-            return _skip(finished, world)
+            return _skip(finished, config["experiment_name"], world)
         stop = stack.enter_context(StopRequest())
         session = None
         try:
