@@ -21,14 +21,15 @@ HOLDER = "lock_holder.json"
 DEAD_HOLDER_PATIENCE = 15.0  # seconds; workers of a killed process may keep its lock until they notice
 
 
-ORPHAN_PATIENCE = 1800.0  # seconds; what a lost node left running may train on, or finish the run
+# Seconds; what a lost node left running may train on, or finish the run. The other ranks wait for 30 minutes.
+ORPHAN_PATIENCE = 1500.0
 
 
 def is_held(path: Path) -> bool | None:
     """Whether a process of this host trains the run in `path`; None where that cannot be found out.
 
     A shared lock needs no right to write and does not disturb others who look. Whoever starts the run in this very
-    moment finds the holder dead and tries again (`DEAD_HOLDER_PATIENCE`).
+    moment finds no living holder and tries again (`DEAD_HOLDER_PATIENCE`).
     """
     try:
         descriptor = os.open(path / LOCK, os.O_RDONLY)
@@ -62,7 +63,8 @@ def lock_run(path: Path, wait: bool = False) -> Iterator[None]:
     lock = FileLock(path / LOCK)
     holder = path / HOLDER
     try:
-        patience = DEAD_HOLDER_PATIENCE if _is_dead(_read(holder)) else 0
+        found = _read(holder)
+        patience = DEAD_HOLDER_PATIENCE if not found or _is_dead(found) else 0
         lock.acquire(timeout=ORPHAN_PATIENCE if wait else patience)
     except Timeout:
         who = _describe(_read(holder))

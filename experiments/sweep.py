@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,15 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from analysis.runs import read_run
 from experiments.run_lock import is_held
 from experiments.rundir import RunDirectory, run_id
 from experiments.summary import percent
 from sparse_rcnn.errors import UserError
+
+PIPE_WIDTH = 250  # no path is folded in a file
 
 
 class SweepError(UserError):
@@ -44,6 +47,7 @@ class Row:
     state: str = "missing"
     error: str = ""
     log: Path | None = None
+    updated_before: str | None = None  # when its status was last written before this sweep
 
     @property
     def runs_root(self) -> Path:
@@ -96,11 +100,18 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
     return list(rows.values())
 
 
-def pending(rows: Sequence[Row]) -> list[Row]:
-    """Those that have to be trained now; one that another process trains is left to it."""
+def pending(rows: Sequence[Row], watchable: Collection[tuple[str, ...]] = ()) -> list[Row]:
+    """Those that have to be trained now; one that another process trains is left to it.
+
+    Args:
+        rows: of the sweep.
+        watchable: overrides of jobs that the launcher has running already and can wait for.
+    """
     for row in rows:
-        if row.state == "missing" and row.path is not None and is_held(row.path):
-            row.state = "busy"
+        if row.state == "missing" and row.path is not None:
+            row.updated_before = _status(row.path)[0].get("updated_at")
+            if tuple(row.overrides) not in watchable and is_held(row.path):
+                row.state = "busy"
     return [row for row in rows if row.state == "missing"]
 
 
@@ -111,15 +122,26 @@ def record(row: Row, error: BaseException | None, log: Path | None) -> None:
         row.state, row.error = "finished", ""
         return
     path = row.path
-    status = {} if path is None else RunDirectory.load(path).status
-    if path is not None and (path / "error.log").exists():
+    status, damage = ({}, None) if path is None else _status(path)
+    failed = status.get("state") == "failed" and status.get("updated_at") != row.updated_before  # now, not last time
+    if path is not None and failed and (path / "error.log").exists():
         row.log = path / "error.log"
-    if error is None and status.get("state") != "failed":
+    error = error or damage
+    if path is not None and not failed and is_held(path):
+        row.state = "busy"
+    elif error is None and not failed:
         row.state = "missing"
-        return
-    row.state = "failed"
-    row.error = str(status.get("error") or "") if status.get("state") == "failed" else ""
-    row.error = row.error or (str(error).splitlines() or [type(error).__name__])[0]
+    else:
+        row.state = "failed"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        row.error = (str(status.get("error") or "") if failed else "") or first
+
+
+def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
+    try:
+        return RunDirectory.load(path).status, None
+    except UserError as damage:
+        return {}, damage
 
 
 def name_runs(rows: Sequence[Row]) -> None:
@@ -152,8 +174,12 @@ def print_rows(rows: Sequence[Row]) -> None:
         elif row.path is not None:
             last = f"stopped before its end; start the sweep again to go on: {row.path}"
         style = {"failed": "red", "missing": "yellow", "busy": "yellow"}.get(row.state)
-        table.add_row(", ".join(row.names), str(row.seed), row.state, ap, ap50, last, style=style)
-    Console(soft_wrap=True).print(table)
+        cells = (", ".join(row.names), str(row.seed), row.state, ap, ap50, last)
+        table.add_row(*map(Text, cells), style=style)  # as they are: an error may hold brackets
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(soft_wrap=True, width=PIPE_WIDTH)
+    console.print(table)
 
 
 def check(rows: Sequence[Row]) -> None:

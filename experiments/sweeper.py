@@ -41,18 +41,21 @@ class SuiteSweeper(BasicSweeper):
             return config
 
         rows = plan(jobs, compose)
-        left = pending(rows)
+        watchable = self.launcher.living_jobs() if hasattr(self.launcher, "living_jobs") else ()
+        left = pending(rows, watchable)
         if left:
             prepare_data(left)
             try:
                 results = self.launcher.launch([row.overrides for row in left], initial_job_idx=0)
-            finally:
-                for row in left:  # also where Ctrl-C ends it: what is finished is told
+            except (KeyboardInterrupt, SystemExit):
+                for row in left:
                     record(row, None, None)
+                print_rows(rows)
+                raise
             for row, result in zip(left, results, strict=True):
                 record(row, job_error(result), getattr(result, "log", None))
-        name_runs(rows)
         print_rows(rows)
+        name_runs(rows)
         check(rows)
         return [JobReturn(overrides=row.overrides, status=JobStatus.COMPLETED) for row in rows]
 
@@ -71,8 +74,5 @@ def prepare_data(rows: list[Any]) -> None:
 
 def job_error(result: JobReturn) -> BaseException | None:
     """What a job ended with, None for a good one."""
-    try:
-        result.return_value  # noqa: B018  (raises what the job raised)
-    except Exception as error:
-        return error
-    return None
+    # Not result.return_value, which says to the terminal what the table will say.
+    return result._return_value if result.status is JobStatus.FAILED else None

@@ -25,7 +25,7 @@ from experiments.build import (
 )
 from experiments.config import validate
 from experiments.content import run_identity_of
-from experiments.requeue import is_requeued, leave_to_scheduler
+from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.rundir import RunDirectory
 from experiments.session import Session
 from experiments.summary import print_summary
@@ -56,6 +56,8 @@ def run(cfg: DictConfig) -> Path:
     except PeerError as error:
         # A process that fails says why itself. One that is gone cannot: then rank 0 does, and a launcher hears rank 0
         # alone.
+        if error.rank is None:
+            wait_for_loss_of_node()
         if world.is_main and (error.rank is None or _is_job_of_sweep()):
             raise UserError(str(error)) from error
         sys.exit(1)
@@ -146,7 +148,8 @@ def _train(config: dict[str, Any], identity: str, overrides: list[str], world: W
                     session = Session(config, identity, model, train_set, val_set, world, path, directory)
                 _check_same_step(session.step, path, world)
                 session.train(stop)
-                session.finish()
+                with stop.at_once(session.num_steps):
+                    session.finish()
         except BaseException as error:
             if directory is not None:
                 _record_failure(directory, error, session.step if session else None)
@@ -172,7 +175,7 @@ def _check_same_step(step: int, path: Path, world: World) -> None:
 
 
 def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> None:
-    stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+    stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))  # the last is a requeue by submitit
     message = (str(error).splitlines() or [""])[0]
     progress = {} if step is None else {"step": step}
     with suppress(UserError):  # of a full disk the first error tells

@@ -171,9 +171,11 @@ def init_world(device_name: str) -> World:
         if "MASTER_ADDR" not in os.environ:
             os.environ["MASTER_ADDR"] = first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
         if "MASTER_PORT" not in os.environ:
-            # Two jobs on one node must not meet, nor two steps of one job: their ids spread the ports.
-            job, step = (int(os.environ.get(f"SLURM_{key}", 0)) for key in ("JOB_ID", "STEP_ID"))
-            os.environ["MASTER_PORT"] = str(20000 + (job + 101 * step) % 20000)
+            # Two jobs on one node must not meet, nor two steps or starts of one job: their ids spread the ports, below
+            # those that Linux gives to outgoing connections.
+            names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+            job, step, start = (int(os.environ.get(name, 0)) for name in names)
+            os.environ["MASTER_PORT"] = str(20000 + (job + 101 * step + 1009 * start) % 12000)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, rank=rank, world_size=size)

@@ -120,7 +120,8 @@ def train(
         batches: yields ``num_micro_batches`` batches per step, from the position of ``start_step`` on.
         save_checkpoint, evaluate: called on every rank with the number of steps done; ``evaluate``
             does nothing where that evaluation exists already.
-        stop: asked at every step boundary; any rank's request stops all ranks after a checkpoint.
+        stop: asked at every step boundary; any rank's request stops all ranks after a checkpoint. An evaluation has
+            one before it and is stopped at once.
 
     Raises:
         Interrupted: on request, with the checkpoint saved.
@@ -130,7 +131,8 @@ def train(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     log = _StepLog(world, settings, writers)
     if start_step and _due(start_step, settings.eval_every) and start_step < settings.num_steps:
-        evaluate(start_step)  # killed after the checkpoint and before its evaluation; a second one is skipped
+        with stop.at_once(start_step):
+            evaluate(start_step)  # killed after the checkpoint and before its evaluation; a second one is skipped
     model.train()
     log.restart()
     for step in range(start_step, settings.num_steps):
@@ -175,12 +177,13 @@ def train(
 
         done = step + 1
         last = done == settings.num_steps
-        if last or _due(done, settings.checkpoint_every):
+        evaluation_due = _due(done, settings.eval_every) and not last
+        if last or evaluation_due or _due(done, settings.checkpoint_every):
             log.flush()
             save_checkpoint(done)
-        if _due(done, settings.eval_every) and not last:
-            log.flush()
-            evaluate(done)
+        if evaluation_due:
+            with stop.at_once(done):
+                evaluate(done)
             model.train()
             log.restart()
 

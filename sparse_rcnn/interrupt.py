@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -21,13 +23,31 @@ class Interrupted(Exception):
 class StopRequest:
     """Remembers that SIGINT, SIGTERM, SIGUSR1 or SIGUSR2 arrived. A second Ctrl-C stops at once.
 
-    Use as a context manager around the training; the previous handlers come back afterwards.
+    Use as a context manager around the training; the previous handlers come back afterwards. The loop asks at every
+    step boundary; what has none, such as an evaluation, runs in ``at_once``.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.signal_number = 0
+        self._saved_step: int | None = None
+        self._pid = os.getpid()
+
+    @contextmanager
+    def at_once(self, saved_step: int) -> Iterator[None]:
+        """Within, a request ends what runs: for what a resume repeats, with the checkpoint of ``saved_step`` saved.
+
+        Raises:
+            Interrupted: on request, also one from before.
+        """
+        if self.requested:
+            raise Interrupted(saved_step, self.signal_number)
+        self._saved_step = saved_step
+        try:
+            yield
+        finally:
+            self._saved_step = None
 
     @property
     def requested(self) -> bool:
@@ -36,9 +56,12 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        # SIGUSR2 asks for a requeue as well (submitit), which the SIGTERM that may come with it must not hide.
-        if self.signal_number != signal.SIGUSR2:
+        # User signals ask for a requeue as well (submitit), which the SIGTERM that may come with it must not hide.
+        if self.signal_number not in (signal.SIGUSR1, signal.SIGUSR2):
             self.signal_number = number
+        saved_step, self._saved_step = self._saved_step, None
+        if saved_step is not None and os.getpid() == self._pid:  # and not in a worker that was just forked
+            raise Interrupted(saved_step, self.signal_number)
 
     def __enter__(self) -> StopRequest:
         self._previous = {s: signal.signal(s, self._handle) for s in self.SIGNALS}

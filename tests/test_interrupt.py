@@ -79,9 +79,65 @@ def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path, monkeypatch: p
         assert tiny.status(run)["state"] == "interrupted"
         assert tiny.newest_state(run)["step"] == step + 1
     with monkeypatch.context() as patch:
-        signalled(patch, 5, signal.SIGTERM)  # comes too late: all steps are done
-        assert_same(tiny.train(arguments), reference())
-    assert len(json.loads((run / "meta.json").read_text())["resumes"]) == 2
+        signalled(patch, 5, signal.SIGTERM)  # all steps are done: before the last evaluation
+        with pytest.raises(SystemExit):
+            tiny.train(arguments)
+    assert tiny.newest_state(run)["step"] == tiny.NUM_STEPS
+    assert_same(tiny.train(arguments), reference())
+    assert len(json.loads((run / "meta.json").read_text())["resumes"]) == 3
+
+
+@pytest.mark.parametrize("when", ["within", "last"])
+def test_a_signal_ends_an_evaluation_at_once_and_it_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    arguments = tiny.overrides(tmp_path, *EVERYTHING)
+    evaluated = []
+
+    def detect(*arguments: Any) -> Any:
+        evaluated.append(len(evaluated))
+        if len(evaluated) == (1 if when == "within" else 2):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            raise AssertionError("it went on")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        real = experiments.session.detect
+        patch.setattr(experiments.session, "detect", detect)
+        with pytest.raises(SystemExit) as caught:
+            tiny.train(arguments)
+    assert caught.value.code == 128 + signal.SIGUSR2
+    run = tiny.only_run(tmp_path)
+    assert tiny.status(run)["state"] == "interrupted"
+    assert not (run / "error.log").exists()
+    assert not (run / "results.json").exists()
+    assert_same(tiny.train(arguments), reference())
+
+
+def test_what_runs_at_once_is_stopped_once() -> None:
+    with StopRequest() as stop:
+        with stop.at_once(7):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)  # outside it waits for the step boundary
+        assert stop.requested
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 7"), stop.at_once(7):
+            raise AssertionError("a request from before counts")
+    cleaned = []
+
+    def work(stop: StopRequest) -> None:
+        with stop.at_once(3):
+            try:
+                os.kill(os.getpid(), signal.SIGUSR2)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # does not disturb the way out, and hides nothing
+                cleaned.append(True)
+
+    with StopRequest() as stop:
+        with pytest.raises(Interrupted) as caught:
+            work(stop)
+        assert cleaned
+        assert (caught.value.step, caught.value.signal_number) == (3, signal.SIGUSR2)
+        assert stop.signal_number == signal.SIGUSR2
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

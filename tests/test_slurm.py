@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -213,12 +214,48 @@ def test_a_job_that_dies_without_a_word_does_not_hang_the_sweep(cluster: MiniSlu
     process = sweep(cluster, overrides(runs_root, f"schedule.length={LONG}", "train.checkpoint_every=10"))
     run = middle_of_a_run(runs_root)
     os.kill(json.loads((run / "lock_holder.json").read_text())["pid"], 9)
-    code, out, err = tiny.finish(process, timeout=120)
+    code, out, err = tiny.finish(process, timeout=200)
     assert code == 1, (out, err)
     assert "without a result" in out
     assert "error: of 1 runs 1 failed" in err
     code, out, err = tiny.finish(sweep(cluster, overrides(runs_root, f"schedule.length={LONG}")), timeout=240)
     assert code == 0, (out, err)  # the next start goes on
+
+
+def test_a_sweep_started_again_waits_for_the_jobs_it_has(cluster: MiniSlurm, runs_root: Path) -> None:
+    arguments = overrides(runs_root, "seed=0,1,2", f"schedule.length={LONG}", "hydra.launcher.array_parallelism=1")
+    process = sweep(cluster, arguments)
+    middle_of_a_run(runs_root)
+    process.send_signal(signal.SIGINT)
+    code, out, err = tiny.finish(process, timeout=30)
+    assert code == 1
+    assert "the jobs go on without this process; to end them: scancel" in err
+    known = cluster.call("squeue", "--noheader", "--array", "--states=all", "--format=%i").split()
+    code, out, err = tiny.finish(sweep(cluster, arguments), timeout=240)
+    assert code == 0, (out, err)
+    assert cluster.call("squeue", "--noheader", "--array", "--states=all", "--format=%i").split() == known
+    assert states(runs_root) == ["finished"] * 3
+
+
+def test_a_signal_in_the_last_evaluation_requeues_too(cluster: MiniSlurm, runs_root: Path, tmp_path: Path) -> None:
+    slow = tmp_path / "sitecustomize.py"  # an evaluation of a minute
+    slow.write_text(
+        "import os, sys, time\n"
+        "if os.environ.get('SLURM_RESTART_COUNT', '0') == '0' and 'submitit.core._submit' in ' '.join(sys.orig_argv):\n"
+        "    import sparse_rcnn.detect as d\n"
+        "    plain = d.detect\n"
+        "    d.detect = lambda *a, **k: (time.sleep(60), plain(*a, **k))[1]\n"
+    )
+    arguments = overrides(runs_root, f"hydra.launcher.setup=['export PYTHONPATH={tmp_path}:{ROOT}']")
+    process = sweep(cluster, arguments)
+    last = f"step_{tiny.NUM_STEPS:08d}"
+    until(lambda: list(runs_root.glob(f"*/*/checkpoints/{last}/training_state.pt")), "the last checkpoint")
+    time.sleep(1)
+    cluster.call("scancel", "--signal=USR2", running_job(cluster))
+    code, out, err = tiny.finish(process, timeout=120)
+    assert code == 0, (out, err)
+    run = tiny.only_run(runs_root)
+    assert len(json.loads((run / "meta.json").read_text())["resumes"]) == 1
 
 
 def test_a_time_limit_is_no_end(cluster: MiniSlurm, runs_root: Path, tmp_path: Path) -> None:

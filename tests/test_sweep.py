@@ -129,6 +129,22 @@ def test_visible_gpus_follow_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         assert visible_gpus() == gpus
 
 
+def test_an_old_failure_is_not_told_as_todays(tmp_path: Path) -> None:
+    from experiments.sweep import pending, print_rows
+
+    with pytest.raises(UserError, match="NaN or infinity"):
+        tiny.train(tiny.overrides(tmp_path, "optim.lr=1e30"))
+    (row,) = plan([tiny.overrides(tmp_path, "optim.lr=1e30")], compose)
+    assert pending([row]) == [row]
+    record(row, RuntimeError("[pair.cc:534] killed by SIGKILL"), tmp_path / "today.log")
+    assert (row.state, row.error, row.log) == ("failed", "[pair.cc:534] killed by SIGKILL", tmp_path / "today.log")
+    print_rows([row])  # brackets are no markup
+    assert row.path is not None
+    (row.path / "status.json").write_text("{")
+    record(row, None, None)
+    assert (row.state, "status.json" in row.error) == ("failed", True)
+
+
 def test_only_failures_and_missing_runs_end_a_sweep_badly() -> None:
     rows = [Row([], ["a"], {}, "x", 0, state) for state in ("finished", "skipped")]
     check(rows)
@@ -174,11 +190,11 @@ def test_a_job_is_given_up_only_when_slurm_does_not_know_it_for_a_while(
     clock = [0.0]
     monkeypatch.setattr(launcher.time, "monotonic", lambda: clock[0])
     watched = _Watched(Job, ["a=1"], "a=1")
-    for at, state in [(0, "RUNNING"), (5, "FAILED"), (20, None), (25, "NODE_FAIL"), (50, "NODE_FAIL")]:
+    for at, state in [(0, "RUNNING"), (5, "FAILED"), (20, None), (25, "NODE_FAIL"), (110, "NODE_FAIL")]:
         clock[0] = at
         watched.look(state)
         assert watched.result is None, at
-    clock[0] = 60
+    clock[0] = 120
     watched.look("NODE_FAIL")
     with pytest.raises(RuntimeError, match="SLURM job 7_0: the job ended as NODE_FAIL without a result"):
         watched.result.return_value  # noqa: B018
@@ -270,3 +286,58 @@ def test_ctrl_c_saves_the_runs_of_a_local_sweep_which_then_goes_on(tmp_path: Pat
     code, out, err = sweep(tmp_path, *extra)
     assert code == 0, (out, err)
     assert len(list(tmp_path.glob("*/*/results.json"))) == 3
+
+
+def test_each_job_at_a_time_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omegaconf import OmegaConf
+
+    import experiments.local_launcher as launcher
+
+    Start = tuple[str, str | None, str | None]  # the job, its GPU and its threads
+    begun: list[Start] = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command: list[str], env: dict[str, str], **_: object) -> None:
+            assert command[3:6] == ["--config-dir", "/mine", "hydra.job.name=x"]
+            begun.append((command[-1], env.get("CUDA_VISIBLE_DEVICES"), env.get("OMP_NUM_THREADS")))
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(launcher.subprocess, "Popen", Process)
+    monkeypatch.setattr(launcher, "POLL_SECONDS", 0.0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def launch(
+        num_jobs: int | None, cores_per_job: int = 1, device: str = "auto"
+    ) -> list[tuple[str, str | None, str | None]]:
+        begun.clear()
+        local = launcher.LocalLauncher(num_jobs, cores_per_job)
+        local.config = OmegaConf.create(
+            {
+                "train": {"device": device},
+                "hydra": {
+                    "sweep": {"dir": str(tmp_path / "logs")},
+                    "runtime": {"config_sources": [{"path": "/mine", "schema": "file", "provider": "command-line"}]},
+                    "overrides": {"hydra": ["hydra.launcher.num_jobs=2", "hydra.job.name=x"]},
+                },
+            }
+        )
+        results = local.launch([[f"seed={seed}"] for seed in range(4)], 0)
+        assert [result.return_value for result in results] == [None] * 4
+        return list(begun)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
+    jobs = launch(None)
+    assert [job for job, _, _ in jobs] == [f"seed={seed}" for seed in range(4)]
+    assert {gpu for _, gpu, _ in jobs[:2]} == {"4", "GPU-7"}
+    assert {gpu for _, gpu, _ in jobs[2:]} == {"4", "GPU-7"}
+    assert len({threads for _, _, threads in jobs}) == 1
+    assert {gpu for _, gpu, _ in launch(1)} == {"4"}
+    with pytest.raises(UserError, match=r"num_jobs=3, but there are 2 GPUs"):
+        launch(3)
+    assert {(gpu, threads) for _, gpu, threads in launch(3, device="cpu")} == {("4,GPU-7", "1")}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert [(gpu, threads) for _, gpu, threads in launch(2, 3)] == [("", "3")] * 4
