@@ -230,10 +230,10 @@ def test_a_sweep_started_again_waits_for_the_jobs_it_has(cluster: MiniSlurm, run
     code, out, err = tiny.finish(process, timeout=30)
     assert code == 1
     assert "the jobs go on without this process; to end them: scancel" in err
-    known = cluster.call("squeue", "--noheader", "--array", "--states=all", "--format=%i").split()
+    known = sorted(cluster.call("squeue", "--noheader", "--array", "--states=all", "--format=%i").split())
     code, out, err = tiny.finish(sweep(cluster, arguments), timeout=240)
     assert code == 0, (out, err)
-    assert cluster.call("squeue", "--noheader", "--array", "--states=all", "--format=%i").split() == known
+    assert sorted(cluster.call("squeue", "--noheader", "--array", "--states=all", "--format=%i").split()) == known
     assert states(runs_root) == ["finished"] * 3
 
 
