@@ -269,13 +269,22 @@ def test_a_finished_run_is_skipped_and_not_touched(tmp_path: Path, capsys: pytes
     run = tiny.train(tiny.overrides(tmp_path))
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path, *tmp_path.rglob("*"))}
     capsys.readouterr()
-    # Under another experiment, with other workers and logging: it is the same run.
-    again = tiny.train(tiny.overrides(tmp_path, "experiment_name=other", "data.num_workers=1", "train.log_every=3"))
+    again = tiny.train(tiny.overrides(tmp_path, "data.num_workers=1", "train.log_every=3"))  # the same run
     assert again == run
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path, *tmp_path.rglob("*"))} == before
     out = capsys.readouterr().out
     assert f"{run} is finished; nothing to do" in out
     assert "AP50" in out
+
+
+def test_under_another_experiment_a_finished_run_only_gets_its_name(tmp_path: Path) -> None:
+    run = tiny.train(tiny.overrides(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    for _ in range(2):
+        assert tiny.train(tiny.overrides(tmp_path, "experiment_name=other")) == run
+    name = run / "names" / "other"
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p != name} == before
+    assert read_run(run).experiments == ["baseline", "other"]
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
