@@ -52,10 +52,19 @@ def runs_root() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+# experiments.train, asking SLURM more often, and sooner sure that nothing more will come of a job.
+IMPATIENT = """
+import runpy, sys
+import experiments.slurm_launcher as launcher
+launcher.POLL_SECONDS, launcher.GRACE_SECONDS = 0.5, 15.0
+runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
+
+
 def sweep(cluster: MiniSlurm, arguments: list[str]) -> subprocess.Popen[str]:
     """Start a sweep from the cluster's login node, so to speak."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", "-m", *arguments],
+        [sys.executable, "-c", IMPATIENT, "-m", *arguments],
         cwd=ROOT,
         env={**cluster.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
