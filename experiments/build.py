@@ -99,6 +99,7 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
             drop_degenerate_boxes=data["drop_degenerate_boxes"],
             seed=config["seed"],
             max_images=data[split]["max_images"],
+            cache_images=data["cache_images"],
         )
         for split, transform in (("train", "train"), ("val", "eval"))
     ]

@@ -32,6 +32,7 @@ EXCLUDE = (
     "model.stage.num_classes",
     "data.drop_degenerate_boxes",
     "data.num_workers",
+    "data.cache_images",
     "data.*.annotations",
     "data.*.images",
     "train.device",

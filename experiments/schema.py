@@ -89,6 +89,7 @@ class DataConfig:
     num_classes: int | None = MISSING  # null: as many as the annotation file has categories
     drop_degenerate_boxes: bool = MISSING  # boxes without area: drop them with a warning, or refuse the file
     num_workers: int = MISSING  # loader processes per training process; results do not depend on it
+    cache_images: bool = MISSING  # decoded images stay in memory, once per loader process
     generator: Any = MISSING  # makes the data in root, if it is not there
     train: SplitConfig = MISSING
     val: SplitConfig = MISSING
@@ -123,6 +124,7 @@ class ScaleConfig:
     dim_feedforward: int = MISSING
     dim_dynamic: int = MISSING
     dim_fc: int = MISSING
+    small_widths: list[int] = MISSING  # channels of backbone=small
     num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
 
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
+from sparse_rcnn.data import coco as coco_module
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection, read_annotations, stable_seed
 from sparse_rcnn.data.image import read_image
@@ -272,6 +273,22 @@ def test_changing_a_sample_leaves_the_data_set_alone(tmp_path):
     data[0].labels.fill_(9)
     assert data[0].boxes_xyxy_abs.tolist() == [[0.5, 1.5, 10.5, 11.5]]
     assert data[0].labels.tolist() == [0]
+
+
+def test_cached_images_are_the_files_and_are_read_once(tmp_path, monkeypatch):
+    plain = dataset(tmp_path, small_set(), augmentation())
+    cached = dataset(tmp_path, small_set(), augmentation(), cache_images=True)
+    keys = [(epoch, i) for epoch in range(3) for i in (2, 0, 1)]
+    expected = [plain[key] for key in keys]
+    reads = []
+    read = coco_module.read_image
+    monkeypatch.setattr(coco_module, "read_image", lambda *args: reads.append(args) or read(*args))
+    for key, sample in zip(keys, expected, strict=True):
+        found = cached[key]
+        assert torch.equal(found.image, sample.image)
+        assert torch.equal(found.boxes_xyxy_abs, sample.boxes_xyxy_abs)
+        found.image.zero_()
+    assert len(reads) == 3
 
 
 def test_one_class_and_max_images(tmp_path):

@@ -270,6 +270,8 @@ class CocoDetection(Dataset[Sample]):
         drop_degenerate_boxes: see ``read_annotations``.
         seed: of the augmentation.
         max_images: keep so many images, the first by id; None keeps all.
+        cache_images: keep every decoded image in memory, in each loader process: for data sets that are small and
+            seen many times.
 
     Raises:
         DataError: the file is invalid or images are missing.
@@ -283,6 +285,7 @@ class CocoDetection(Dataset[Sample]):
         drop_degenerate_boxes: bool,
         seed: int,
         max_images: int | None = None,
+        cache_images: bool = False,
     ) -> None:
         if max_images is not None and max_images < 1:
             raise ValueError(f"max_images must be at least 1 or null, got {max_images}")
@@ -291,6 +294,7 @@ class CocoDetection(Dataset[Sample]):
         self.annotations_path, self.images_path = Path(annotations), Path(images)
         self.transforms, self.drop_degenerate_boxes = transforms, drop_degenerate_boxes
         self.seed, self.max_images = seed, max_images
+        self._cache: dict[int, tv_tensors.Image] | None = {} if cache_images else None
 
         coco = read_annotations(annotations, drop_degenerate_boxes)
         self.fingerprint = coco.fingerprint
@@ -338,7 +342,7 @@ class CocoDetection(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is not within 0 and {len(self) - 1}")
         height, width = (int(side) for side in self.image_sizes_hw[index])
-        image = read_image(self.images_path / self.file_names[index], self.image_ids[index], (height, width))
+        image = self._image(index, (height, width))
         boxes_xyxy_abs, labels = self.ground_truth(index)
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy_abs, format="XYXY", canvas_size=(height, width))
         with torch.random.fork_rng(devices=[]):
@@ -346,6 +350,14 @@ class CocoDetection(Dataset[Sample]):
             torch.default_generator.manual_seed(stable_seed(self.seed, epoch, index))
             image, boxes, labels = self.transforms(image, boxes, labels)
         return Sample(image, boxes.as_subclass(Tensor), labels, self.image_ids[index], (height, width))
+
+    def _image(self, index: int, size_hw: tuple[int, int]) -> tv_tensors.Image:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index].clone()  # a sample is its reader's to change
+        image = read_image(self.images_path / self.file_names[index], self.image_ids[index], size_hw)
+        if self._cache is not None:
+            self._cache[index] = image.clone()
+        return image
 
 
 def check_files_exist(folder: Path, file_names: list[str], image_ids: list[int]) -> None:
