@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from experiments.config import instantiate_options
 from experiments.signature import ConfigError
+from experiments.writers import Dashboard
 from sparse_rcnn.data.batching import AspectRatioBatchSampler, EvalBatchSampler, collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detector import SparseRCNN
@@ -25,14 +26,13 @@ from sparse_rcnn.interrupt import leave_stopping_to_parent
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
-from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep
 from sparse_rcnn.structures import Batch
 from sparse_rcnn.weights import ModelCard, load_tensors, read_weights
 
 Config = dict[str, Any]
 # Arguments that no YAML states because the data set knows them: see ``set_num_classes``.
-INJECTED = {"model.stage": {"num_classes"}}
+INJECTED = {"model.stage": {"num_classes"}, "log.writers.*": {"run_path", "run_id", "config"}}
 
 
 def build(config: Config, path: str, **injected: Any) -> Any:
@@ -61,6 +61,7 @@ def dry_build(config: Config) -> None:
     build_criterion(trial)
     build_optimizer(trial, model)
     build(trial, "schedule")
+    build_dashboards(trial, Path(trial["runs_root"]), "")
     build(trial, "input.train")
     build(trial, "input.eval")
     if trial["data"]["generator"] is not None:
@@ -198,9 +199,16 @@ def build_ema(config: Config, model: nn.Module) -> MovingAverage | None:
     return None if decay is None else MovingAverage(model, decay)
 
 
-def build_writers(config: Config, run_path: Path, run_id: str) -> list[Writer]:
-    """The dashboards of ``log.writers``; each gets the run's directory, id and configuration."""
-    return [
-        build(config, f"log.writers.{name}", run_path=run_path, run_id=run_id, config=config)
-        for name in config["log"]["writers"]
-    ]
+def build_dashboards(config: Config, run_path: Path, run_id: str) -> list[Dashboard]:
+    """The dashboards of ``log.writers``; each gets the run's directory, id and configuration.
+
+    Building one starts nothing: it begins with the first thing that it is told.
+    """
+    dashboards = []
+    for name in config["log"]["writers"]:
+        make = build(config, f"log.writers.{name}", _partial_=True)  # Hydra would instantiate what is in a config
+        try:
+            dashboards.append(make(run_path=run_path, run_id=run_id, config=config))
+        except ValueError as error:
+            raise ConfigError(f"log.writers.{name}: {error}") from error
+    return dashboards

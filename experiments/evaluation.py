@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from experiments.cost import cost_of
 from experiments.rundir import RunDirectory
 from sparse_rcnn.atomic import replacing, write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection
@@ -56,6 +57,9 @@ class Evaluation:
             "metrics": self.flat(split),
             "per_class": {
                 name: {"AP": ap, "AP50": self.last.per_class_50[name]} for name, ap in self.last.per_class.items()
+            },
+            "precision_recall": {
+                iou: [round(precision, 4) for precision in curve] for iou, curve in self.last.precision_recall.items()
             },
         }
 
@@ -102,6 +106,19 @@ def write_detections(path: Path, table: DetectionTable) -> None:
     write_bytes_atomic(path, f"[\n{lines}\n]\n".encode())
 
 
+def write_stage_detections(path: Path, tables: Sequence[DetectionTable]) -> None:
+    """Write the detections of every stage as compressed columns, atomically."""
+    columns = {
+        "stages": np.repeat(np.arange(len(tables), dtype=np.uint8), [len(table) for table in tables]),
+        "image_ids": np.concatenate([table.image_ids for table in tables]),
+        "category_ids": np.concatenate([table.category_ids for table in tables]),
+        "boxes_xywh_abs": np.concatenate([table.boxes_xywh_abs for table in tables]).astype(np.float32),
+        "scores": np.concatenate([table.scores for table in tables]).astype(np.float32),
+    }
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **columns)
+
+
 def write_final_results(
     directory: RunDirectory,
     evaluation: Evaluation,
@@ -109,10 +126,15 @@ def write_final_results(
     dataset: CocoDetection,
     config: dict[str, Any],
     train_seconds: float,
-) -> None:
-    """Detections, their picture and the results of a finished run; ``results.json`` is written last."""
+    num_images_seen: int,
+) -> dict[str, float]:
+    """Detections, their picture and the results of a finished run; ``results.json`` is written last.
+
+    ``num_images_seen``: by the whole training, repetitions counted.
+    """
     table = evaluation.tables[-1]
     write_detections(directory.path / "detections.json", table)
+    write_stage_detections(directory.path / "stage_detections.npz", evaluation.tables)
     settings = config["eval"]
     if settings["num_pictures"]:
         picture = draw_first_images(dataset, table, settings["num_pictures"], settings["picture_score_threshold"])
@@ -121,10 +143,13 @@ def write_final_results(
     results = {
         **evaluation.flat(),
         "train/time/seconds": round(train_seconds, 3),
+        "train/speed/images_per_second": num_images_seen / train_seconds,
         "model/size/num_parameters": sum(p.numel() for p in model.parameters()),
         "model/size/num_trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "model/cost/forward_gflops": cost_of(config).forward_flops / 1e9,
     }
     directory.write_json("results.json", results)
+    return results
 
 
 def draw_first_images(dataset: CocoDetection, table: DetectionTable, num_images: int, score_threshold: float) -> Any:

@@ -63,7 +63,7 @@ class EvalConfig:
     every_epochs: int | None = MISSING  # null: only at the end
     batch_size: int = MISSING  # per process
     backend: str = MISSING  # hotcoco | pycocotools, for evaluations during training; the last one is pycocotools'
-    num_pictures: int = MISSING  # validation images drawn in detections.png
+    num_pictures: int = MISSING  # validation images drawn in detections.png and kept as views
     picture_score_threshold: float = MISSING  # of the picture alone: the evaluation has none
 
     def __post_init__(self) -> None:

@@ -13,16 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from experiments.build import (
     build_criterion,
+    build_dashboards,
     build_ema,
     build_optimizer,
     build_schedule,
-    build_writers,
     eval_batches,
     train_batches,
 )
 from experiments.evaluation import Evaluation, evaluate_stages, write_final_results
 from experiments.rundir import RunDirectory
-from experiments.writers import ProgressWriter, StatusWriter
+from experiments.views import view_images, write_views
+from experiments.writers import Dashboard, ProgressWriter, StatusWriter
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detect import detect
@@ -77,13 +78,15 @@ class Session:
         self.started = time.monotonic()
         self.evaluator = None
         self.writers: list[Writer] = []
+        self.dashboards: list[Dashboard] = []
         if directory is not None:
             self.evaluator = CocoEvaluator(
                 CocoGroundTruth(config["data"]["val"]["annotations"], val_set.image_ids),
                 config["eval"]["backend"],
             )
             self.writers = [JsonlWriter(path / "metrics.jsonl"), StatusWriter(directory, self.num_steps)]
-            self.writers += build_writers(config, path, directory.meta["run_id"])
+            self.dashboards = build_dashboards(config, path, directory.meta["run_id"])
+            self.writers += self.dashboards
             if config["log"]["progress"]:
                 self.writers.append(ProgressWriter(self.num_steps, self.step))
             directory.set_status(
@@ -182,10 +185,15 @@ class Session:
         assert self.evaluator is not None
         evaluation = evaluate_stages(tables, self.evaluator, reference=final)
         epoch = step / self.num_steps_per_epoch
+        views = view_images(self.evaluated_model, self.val_set, self.config["eval"]["num_pictures"])
+        write_views(self.path / "views", views, step)
         # The file comes last: it says that this evaluation need not be repeated.
         for writer in self.writers:
             writer.log("eval", step, epoch, evaluation.flat())
-        self.directory.write_evaluation(step, evaluation.to_json(step=step, epoch=round(epoch, 6)))
+        record = evaluation.to_json(step=step, epoch=round(epoch, 6))
+        for dashboard in self.dashboards:
+            dashboard.evaluated(step, epoch, record, views)
+        self.directory.write_evaluation(step, record)
         return evaluation
 
     def finish(self) -> None:
@@ -196,8 +204,13 @@ class Session:
             return
         assert self.directory is not None
         assert self.model.card is not None
+        num_images_seen = self.num_steps * self.config["train"]["batch_size"]
         save_detector(self.evaluated_model, self.model.card, self.path / "model.safetensors")
-        write_final_results(self.directory, evaluation, self.model, self.val_set, self.config, seconds)
+        results = write_final_results(
+            self.directory, evaluation, self.model, self.val_set, self.config, seconds, num_images_seen
+        )
+        for dashboard in self.dashboards:
+            dashboard.finished(results)
         self.directory.set_status(
             "finished", step=self.num_steps, epoch=round(self.num_steps / self.num_steps_per_epoch, 4)
         )

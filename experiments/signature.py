@@ -31,7 +31,8 @@ def check_targets(config: Any, injected: Injected | None = None, path: str = "")
 
     Args:
         config: plain dicts, lists and scalars.
-        injected: names that code passes to a constructor itself, by the node's dotted path or its `_target_`.
+        injected: names that code passes to a constructor itself, by the node's dotted path (its last part may
+            be `*`) or its `_target_`.
             They need not be in the config, and may not be: what is written there would be ignored.
         path: dotted path of `config`, for the messages.
 
@@ -107,7 +108,8 @@ def _check_node(node: Mapping[str, Any], injected: Injected, path: str) -> None:
         parameters = inspect.signature(constructor).parameters
     except (TypeError, ValueError):  # some built-in classes have no signature
         return
-    given_by_code = {*injected.get(path, ()), *injected.get(target, ())}
+    children = join(path.rpartition(".")[0], "*")
+    given_by_code = {*injected.get(path, ()), *injected.get(children, ()), *injected.get(target, ())}
     takes_any_key = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     names = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     accepted = [name for name in names if name not in given_by_code]

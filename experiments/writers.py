@@ -1,14 +1,27 @@
-"""Writers of the suite: the progress bar, and the run's status."""
+"""Writers of the suite: the progress bar and the run's status; and what a dashboard gets besides."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from experiments.rundir import RunDirectory
+from experiments.views import View
+from sparse_rcnn.runlog import Writer
+
+
+class Dashboard(Writer, Protocol):
+    """A writer of ``log.writers``: it sees evaluations whole, and the end."""
+
+    def evaluated(self, step: int, epoch: float, record: Mapping[str, Any], views: Sequence[View]) -> None:
+        """An evaluation after ``step`` steps: the content of its file, and the views of some images."""
+
+    def finished(self, results: Mapping[str, float]) -> None:
+        """The run has come to its end; ``results`` is the content of results.json."""
 
 
 class ProgressWriter:

@@ -23,6 +23,7 @@ from sparse_rcnn.data.transforms import EvalTransform
 from sparse_rcnn.detect import eval_mode
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.inference import select_detections
+from sparse_rcnn.responses import record_responses
 from sparse_rcnn.structures import Batch, Detections, StageOutput
 
 if TYPE_CHECKING:
@@ -38,12 +39,14 @@ SIZE_DIVISOR = 32
 class StagePredictions:
     """The proposals of one image and what every stage makes of them, in pixels of the image, never clipped.
 
-    Shapes: ``proposals_xyxy_abs`` (P, 4); ``outputs`` one per stage, logits (1, P, K) and boxes (1, P, 4).
-    All on the CPU.
+    Shapes: ``proposals_xyxy_abs`` (P, 4); ``outputs`` one per stage, logits (1, P, K) and boxes (1, P, 4);
+    ``responses`` (S, P, h, w), how much the dynamic head leaves of each position of its RoI feature, None for heads
+    that filter nothing. All on the CPU.
     """
 
     proposals_xyxy_abs: Tensor
     outputs: list[StageOutput]
+    responses: Tensor | None
 
     @property
     def boxes_xyxy_abs(self) -> Tensor:
@@ -103,14 +106,18 @@ def predict(
 def predict_stages(model: SparseRCNN, image: ImageInput) -> StagePredictions:
     """The proposals and every stage's output on one image, see ``SparseRCNN.predict_stages``."""
     sample = _sample(_transform(model), load_image(image, "the image"), 0)
-    with eval_mode(model):
+    with eval_mode(model), record_responses(model.stages) as responses:
         batch, outputs = _forward(model, [sample])
         proposals_xyxy_abs, _ = model.proposals(batch.image_sizes_hw)
     scale = (whwh(batch.original_sizes_hw) / whwh(batch.image_sizes_hw))[:, None]
     scaled = [
         StageOutput(output.logits.float().cpu(), (output.boxes_xyxy_abs.float() * scale).cpu()) for output in outputs
     ]
-    return StagePredictions((proposals_xyxy_abs.float() * scale)[0].cpu(), scaled)
+    return StagePredictions(
+        (proposals_xyxy_abs.float() * scale)[0].cpu(),
+        scaled,
+        torch.cat(responses).float().cpu() if responses else None,
+    )
 
 
 def load_image(image: ImageInput, who: str) -> tv_tensors.Image:

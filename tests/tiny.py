@@ -59,6 +59,7 @@ TRAINING = (
     "schedule.milestones=[0.8]",
     "schedule.gamma=0.1",
     "eval.num_pictures=2",
+    "log=none",
     "log.progress=false",
 )
 NUM_STEPS = 6

@@ -14,6 +14,13 @@ COCO_MAX_DETS = (1, 10, 100)
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)
 _IOU_50, _IOU_75 = 0, 5  # of the thresholds 0.50, 0.55, ... 0.95
 
+PRECISION_RECALL_IOUS = {
+    "0.50:0.95": slice(None),
+    "0.50": slice(_IOU_50, _IOU_50 + 1),
+    "0.75": slice(_IOU_75, _IOU_75 + 1),
+}
+"""The IoU thresholds of the precision-recall curves: their mean, and two of them."""
+
 
 @dataclass(frozen=True)
 class CocoMetrics:
@@ -22,13 +29,15 @@ class CocoMetrics:
     ``summary``: the twelve numbers in COCO's order, AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl, as
     fractions; -1 where there is no ground truth of that kind, as in pycocotools. The numbers in the AR names
     are ``max_dets``, and AP is taken at the last of them. ``per_class`` and ``per_class_50``: AP and AP50 by
-    class name in the order of the category ids, None where a class has no ground truth.
+    class name in the order of the category ids, None where a class has no ground truth. ``precision_recall``: at
+    the recalls 0, 0.01, ... 1 the precision averaged over classes, by IoU threshold (``PRECISION_RECALL_IOUS``).
     """
 
     summary: dict[str, float]
     per_class: dict[str, float | None]
     per_class_50: dict[str, float | None]
     max_dets: tuple[int, int, int]
+    precision_recall: dict[str, list[float]]
 
     def flat(self, prefix: str) -> dict[str, float]:
         """The twelve numbers under ``prefix/name`` (``val/bbox/AP``)."""
@@ -68,6 +77,10 @@ def summarise(
         per_class={n: None if ap < 0 else ap for n, ap in zip(class_names, per_class, strict=True)},
         per_class_50={n: None if ap < 0 else ap for n, ap in zip(class_names, per_class_50, strict=True)},
         max_dets=max_dets,
+        precision_recall={
+            name: [_mean(precision[chosen, r, :, _ALL, -1]) for r in range(precision.shape[1])]
+            for name, chosen in PRECISION_RECALL_IOUS.items()
+        },
     )
 
 

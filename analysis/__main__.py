@@ -1,0 +1,44 @@
+"""python -m analysis COMMAND: what finished runs say. Reads run directories; `--help` lists the commands."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from analysis.runs import RunError
+
+# Each module has a docstring of one sentence, `add_arguments(parser)` and `run(args)`, and is imported when it is asked
+# for: pandas or a plotting library cost seconds.
+COMMANDS = {
+    "dashboard": ("analysis.dashboard.command", "one HTML page to compare runs on, without network"),
+    "stages": ("analysis.stages", "one image stage by stage, the learned boxes, where the dynamic head looks"),
+    "wandb-report": ("analysis.wandb_report", "a Weights & Biases report of a project's runs"),
+    "row-order": ("analysis.row_order", "whether rows come out in the paper's order"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((argument for argument in arguments if argument in COMMANDS), None)
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == chosen:
+            loaded = importlib.import_module(module)
+            loaded.add_arguments(command)
+            command.set_defaults(run=loaded.run)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""A run on Weights & Biases: curves, tables, pictures with one layer of boxes a stage, and the final numbers."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from experiments.background import Background
+from experiments.views import View
+from experiments.wandb_file import last_position
+
+MODES = ("auto", "online", "offline")
+MAX_TAG_LENGTH = 64  # W&B's own
+MAX_WAITING = 1000
+
+
+class WandbWriter:
+    """Writes from a thread of its own, so that W&B can be slow, down or out of disk without any effect on the training.
+
+    Every row has a position (``_step``) made of the training step, not a running number: a resumed run writes again
+    what it repeats, and rows up to the last position that an earlier session left behind are dropped. Charts run over
+    ``progress/step``.
+
+    Args:
+        project, entity: where the run goes; entity None is the key's own.
+        mode: ``online``, ``offline`` (into the run's directory, for ``wandb sync``), or ``auto``: online where a key is
+            set (``wandb login`` or WANDB_API_KEY). WANDB_MODE wins over all.
+        group: of the run; None takes the sweep's name.
+        max_boxes: of each stage in a picture, the surest.
+        timeout: seconds that the end of a training waits for W&B.
+        settings: more of ``wandb.Settings``.
+        run_path, run_id, config: of the run.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        entity: str | None,
+        mode: str,
+        group: str | None,
+        max_boxes: int,
+        timeout: float,
+        settings: dict[str, Any],
+        run_path: Path,
+        run_id: str,
+        config: dict[str, Any],
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if max_boxes < 1 or not timeout > 0:
+            raise ValueError(f"max_boxes and timeout must be positive, got {max_boxes} and {timeout}")
+        self.project, self.entity, self.mode, self.group = project, entity, mode, group
+        self.max_boxes, self.timeout, self.settings = max_boxes, timeout, settings
+        self._path, self._run_id, self._config = Path(run_path), run_id, config
+        self._hydra_group, self._overrides = _sweep_of_job()
+        self._background: Background | None = None
+        self._run: Any = None
+        self._last = -1
+        self._is_finished = False
+
+    def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
+        if event != "eval":  # comes with pictures, see `evaluated`
+            self._put(2 * step, step, epoch, dict(metrics), dict)
+
+    def evaluated(self, step: int, epoch: float, record: Mapping[str, Any], views: Sequence[View]) -> None:
+        """Write an evaluation: its numbers, AP per class, and the views with their boxes."""
+        self._put(2 * step + 1, step, epoch, dict(record["metrics"]), lambda: self._media(record, views))
+
+    def finished(self, results: Mapping[str, float]) -> None:
+        """Write the final numbers, which tables of runs show."""
+        self._is_finished = True
+        self._later(lambda: self._run.summary.update(dict(results)))
+
+    def close(self) -> None:
+        if self._background is None:
+            return
+        self._later(lambda: self._run.finish(exit_code=0 if self._is_finished else 1))
+        if self._background.close(self.timeout):
+            offline = self._run.settings.mode == "offline"
+            where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
+            print(f"W&B:           {where}", file=sys.stderr)
+
+    def _put(self, position: int, step: int, epoch: float, metrics: dict[str, float], media: Any) -> None:
+        def write() -> None:
+            if position > self._last:
+                self._last = position
+                progress = {"progress/step": step, "progress/epoch": epoch}
+                self._run.log({**progress, **metrics, **media()}, step=position, commit=True)
+
+        self._later(write)
+
+    def _later(self, call: Any) -> None:
+        if self._background is None:
+            advice = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
+            self._background = Background("W&B", MAX_WAITING, advice)
+            self._background.put(self._start)
+        self._background.put(call)
+
+    def _start(self) -> None:
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or self.mode
+        if mode == "auto":
+            mode = "online" if has_key() else "offline"
+        config = self._config
+        names = (config["experiment_name"], config["recipe_name"], config["data"]["name"], *self._overrides)
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=self._run_id,
+            name=f"{config['experiment_name']}-seed{config['seed']}",
+            group=self.group or self._hydra_group,
+            job_type="train",
+            tags=list(dict.fromkeys(name for name in names if len(name) <= MAX_TAG_LENGTH)),
+            config=config,
+            resume="allow",
+            mode=mode,
+            dir=str(self._path),
+            settings=wandb.Settings(
+                **{"silent": True, "console": "off", "finish_timeout": self.timeout, **self.settings}
+            ),
+        )
+        for group in ("train/*", "val/*"):
+            self._run.define_metric(group, step_metric="progress/step")
+        # Online the server knows, offline the files of the sessions before.
+        self._last = max(last_position(self._path / "wandb", self._run_id), self._run.step - 1)
+
+    def _media(self, record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
+        import wandb
+
+        rows = [[name, values["AP"], values["AP50"]] for name, values in record["per_class"].items()]
+        table = wandb.Table(columns=["class", "AP", "AP50"], data=rows)
+        images = [
+            wandb.Image(view.image.permute(1, 2, 0).numpy(), boxes=layers(view, self.max_boxes), caption=view.file_name)
+            for view in views
+        ]
+        return {"val/per_class": table, **({"val/views": images} if images else {})}
+
+
+def layers(view: View, max_boxes: int) -> dict[str, Any]:
+    """The boxes of a view as W&B's layers: ground truth, the learned proposals, and one for each stage."""
+    names = dict(enumerate(view.class_names))
+    proposal = len(names)  # a class of its own: proposals have none
+    truth, found = (view.truth_boxes_xyxy_abs, view.truth_labels), view.predictions
+    result = {
+        "ground_truth": _layer(*truth, None, names),
+        "proposals": _layer(
+            found.proposals_xyxy_abs, [proposal] * len(found.proposals_xyxy_abs), None, {proposal: "proposal"}
+        ),
+    }
+    for s, (boxes, scores, labels) in enumerate(zip(found.boxes_xyxy_abs, found.scores, found.labels, strict=True)):
+        chosen = scores.argsort(descending=True, stable=True)[:max_boxes]
+        result[f"stage_{s}"] = _layer(boxes[chosen], labels[chosen], scores[chosen], names)
+    return result
+
+
+def has_key() -> bool:
+    """Whether W&B would find a key without asking for one."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    try:
+        return path.is_file() and netrc.netrc(str(path)).authenticators(host) is not None
+    except (netrc.NetrcParseError, OSError):
+        return False
+
+
+def _layer(boxes_xyxy_abs: Any, labels: Any, scores: Any, names: dict[int, str]) -> dict[str, Any]:
+    data = []
+    for i, (x1, y1, x2, y2) in enumerate(boxes_xyxy_abs.tolist()):
+        label = int(labels[i])
+        box = {
+            "position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2},
+            "domain": "pixel",
+            "class_id": label,
+            "box_caption": names[label],
+        }
+        if scores is not None:
+            score = float(scores[i])
+            box |= {"box_caption": f"{names[label]} {score:.2f}", "scores": {"score": score}}
+        data.append(box)
+    return {"box_data": data, "class_labels": names}
+
+
+def _sweep_of_job() -> tuple[str | None, list[str]]:
+    """The name of the sweep that this job is of, None for a single run, and the overrides that say what it is."""
+    if not HydraConfig.initialized():
+        return None, []
+    hydra = HydraConfig.get()
+    overrides = [o for o in hydra.overrides.task if "/" not in o.split("=", 1)[-1]]  # no paths
+    if hydra.mode != RunMode.MULTIRUN:
+        return None, overrides
+    name = hydra.runtime.choices.get("sweep")
+    return (name if name and name != "none" else f"multirun-{Path(str(hydra.sweep.dir)).name}"), overrides
