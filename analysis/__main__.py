@@ -29,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == chosen:
             loaded = importlib.import_module(module)
             loaded.add_arguments(command)
-            command.set_defaults(run=loaded.run)
     args = parser.parse_args(arguments)
     try:
-        return int(args.run(args) or 0)
+        return int(importlib.import_module(COMMANDS[args.command][0]).run(args) or 0)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

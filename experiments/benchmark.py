@@ -104,7 +104,90 @@ def evaluation() -> dict[str, Callable[[], Any]]:
     return {f"eval.backend={name}": partial(e.evaluate, table) for name, e in evaluators.items()}
 
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {"roi": roi, "evaluation": evaluation}
+def logging() -> dict[str, Callable[[], Any]]:
+    """50 training steps of recipe=mini: no dashboard, without it once more, and Weights & Biases offline."""
+    import tempfile
+    from pathlib import Path
+
+    from experiments.build import build_datasets
+    from experiments.check import compose_row
+    from experiments.training import ensure_data
+    from experiments.wandb_writer import WandbWriter
+    from sparse_rcnn.runlog import JsonlWriter, Writer
+
+    folder = Path(tempfile.mkdtemp(prefix="sparse_rcnn_benchmark_"))
+    config = compose_row("mini", "baseline", ["train.device=cpu"])
+    ensure_data(config)
+    options = {key: value for key, value in config["log"]["writers"]["wandb"].items() if key != "_target_"}
+    train_set, _ = build_datasets(config)
+    steps = _TrainingSteps(config, train_set, num_steps=50)
+    wandb_writer = WandbWriter(**{**options, "mode": "offline"}, run_path=folder, run_id="benchmark", config=config)
+    jsonl = JsonlWriter(folder / "metrics.jsonl")
+    sides: dict[str, list[Writer]] = {
+        "log=none": [jsonl],
+        "log=none, again": [jsonl],
+        "log=wandb": [jsonl, wandb_writer],
+    }
+    return {name: partial(steps.run, writers) for name, writers in sides.items()}
+
+
+class _TrainingSteps:
+    """Training steps of a configuration, one interval after the other, each told to the writers given."""
+
+    def __init__(self, config: dict[str, Any], train_set: Any, num_steps: int) -> None:
+        import torch
+
+        from experiments.build import (
+            build_criterion,
+            build_model,
+            build_optimizer,
+            build_schedule,
+            set_num_classes,
+            train_batches,
+        )
+        from sparse_rcnn.cpu import keep_freed_memory
+        from sparse_rcnn.distributed import init_world
+        from sparse_rcnn.rng import seed_everything
+
+        keep_freed_memory()
+        set_num_classes(config, train_set.num_classes)
+        seed_everything(config["seed"])
+        self.config, self.num_steps, self.step = config, num_steps, 0
+        self.world = init_world("cpu")
+        self.model = build_model(config, train_set).to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(config, self.model)
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule, self.criterion = build_schedule(config), build_criterion(config)
+        self.batches, self.num_steps_per_epoch = train_batches(config, train_set, self.world, 0)
+
+    def run(self, writers: list[Any]) -> None:
+        from sparse_rcnn.engine import LoopSettings, train
+        from sparse_rcnn.interrupt import StopRequest
+
+        train_config, start = self.config["train"], self.step
+        self.step += self.num_steps
+        settings = LoopSettings(
+            num_steps=self.step,
+            num_steps_per_epoch=self.num_steps_per_epoch,
+            num_micro_batches=1,
+            clip_norm=train_config["clip_norm"],
+            precision=train_config["precision"],
+            channels_last=train_config["channels_last"],
+            log_every=train_config["log_every"],
+            eval_every=None,
+            checkpoint_every=None,
+        )
+        train(
+            self.model, self.criterion, self.optimizer, self.base_lrs, self.schedule, self.batches, self.world,
+            settings, start, None, writers, lambda step: None, lambda step: None, StopRequest(),
+        )  # fmt: skip
+
+
+BENCHMARKS: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {
+    "roi": roi,
+    "evaluation": evaluation,
+    "logging": logging,
+}
 
 if __name__ == "__main__":
     main()

@@ -181,7 +181,7 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
     Raises:
         DataError: the file has another number of categories.
     """
-    from sparse_rcnn.data.coco import Records, load_json
+    from sparse_rcnn.data.annotations import Records, load_json
     from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
 
     if annotations is not None:

@@ -232,7 +232,7 @@ def _dict_mismatch(value: Any, arguments: tuple, path: str, recursive: bool) -> 
 
 def _class_mismatch(value: Any, annotation: type, path: str, recursive: bool) -> str | None:
     wrong = f"{path}: expected {_name(annotation)}, got {_describe(value)}"
-    if annotation is object or getattr(annotation, "_is_protocol", False) or not recursive:
+    if annotation in (object, Any) or getattr(annotation, "_is_protocol", False) or not recursive:
         return None
     if issubclass(annotation, enum.Enum):
         names = [name for member in annotation for name in (member.name, member.value)]

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from sparse_rcnn.data import coco as coco_module
+from sparse_rcnn.data.annotations import read_annotations
 from sparse_rcnn.data.batching import collate
-from sparse_rcnn.data.coco import CocoDetection, read_annotations, stable_seed
+from sparse_rcnn.data.coco import CocoDetection, stable_seed
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.data.transforms import EvalTransform, RandomCropRecipe, TrainTransform
 from sparse_rcnn.errors import DataError
