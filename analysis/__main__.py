@@ -15,7 +15,6 @@ COMMANDS = {
     "dashboard": ("analysis.dashboard.command", "one HTML page to compare runs on, without network"),
     "stages": ("analysis.stages", "one image stage by stage, the learned boxes, where the dynamic head looks"),
     "wandb-report": ("analysis.wandb_report", "a Weights & Biases report of a project's runs"),
-    "row-order": ("analysis.row_order", "whether rows come out in the paper's order"),
 }
 
 

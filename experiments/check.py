@@ -35,8 +35,8 @@ baseline, which rows are equal, and what each costs:
   GFLOPs     forward pass of one image at the evaluation size of the recipe, 2 x multiply-adds; RoI pooling's own
              operations are not counted, nor are norms and elementwise ones.
   GPU-hours  an estimate, not a measurement: 3 x forward FLOPs x images of the training / sustained FLOP/s.
-             The default of --sustained-tflops, {SUSTAINED_TFLOPS}, is what the published 19 hours on 8 V100 come to for
-             the R50 baseline: 3 x 258.2 GFLOP x 270 000 steps x 16 images / (19 h x 3600 s/h x 8) = 6.1 TFLOP/s.
+             The default of --sustained-tflops, {SUSTAINED_TFLOPS} for each of 8 V100, follows by the same formula from
+             the training time that the paper states for its R50 baseline.
              Heads are slower than their FLOPs say: expect too few hours for 12 stages or 500 proposals, too many for
              one stage. For other GPUs and for small models give another rate.
 

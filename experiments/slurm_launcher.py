@@ -63,11 +63,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         living = {job: known[job] for job, state in states.items() if job in known and state in LIVING_STATES}
         return {overrides: submitit.SlurmJob(folder, job) for job, (folder, overrides) in living.items()}
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Submit all jobs and wait for their ends; their results in the same order.
+    def check(self) -> None:
+        """Whether this machine can submit jobs at all, asked before anything is made for them.
 
         Raises:
-            UserError: there is no SLURM here, or it refuses the jobs; says why.
+            UserError: it cannot; names the program that is missing.
         """
         for program in ("sbatch", "squeue", "srun"):
             if shutil.which(program) is None:
@@ -75,6 +75,14 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                     f"hydra/launcher=slurm: {program} is not found on this machine; start the sweep on a login node "
                     "of the cluster, or choose hydra/launcher=local"
                 )
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit all jobs and wait for their ends; their results in the same order.
+
+        Raises:
+            UserError: there is no SLURM here, or it refuses the jobs; says why.
+        """
+        self.check()
         living = self.living_jobs()
         new = [overrides for overrides in job_overrides if tuple(overrides) not in living]
         submitted = self._submit(new, initial_job_idx) if new else []

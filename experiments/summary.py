@@ -33,6 +33,6 @@ def print_summary(path: Path) -> None:
         print(f"detections:    {picture}")
 
 
-def percent(value: float) -> str:
-    """A fraction in percent; COCO's -1, for what has no ground truth, is a dash."""
-    return "-" if value < 0 else f"{100 * value:.1f}"
+def percent(value: float | None) -> str:
+    """A fraction in percent; a dash for COCO's -1, which is no ground truth, and for null, which is no number."""
+    return "-" if value is None or value < 0 else f"{100 * value:.1f}"

@@ -44,6 +44,8 @@ class SuiteSweeper(BasicSweeper):
         watchable = self.launcher.living_jobs() if hasattr(self.launcher, "living_jobs") else ()
         left = pending(rows, watchable)
         if left:
+            if hasattr(self.launcher, "check"):
+                self.launcher.check()
             prepare_data(left)
             try:
                 results = self.launcher.launch([row.overrides for row in left], initial_job_idx=0)

@@ -86,7 +86,8 @@ class WandbWriter:
         if self._background.close(self.timeout):
             offline = self._run.settings.mode == "offline"
             where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
-            print(f"W&B:           {where}", file=sys.stderr)
+            if where:  # none with WANDB_MODE=disabled
+                print(f"W&B:           {where}", file=sys.stderr)
 
     def _put(self, position: int, step: int, epoch: float, metrics: dict[str, float], media: Any) -> None:
         def write() -> None:
@@ -125,13 +126,15 @@ class WandbWriter:
             mode=mode,
             dir=str(self._path),
             settings=wandb.Settings(
-                **{"silent": True, "console": "off", "finish_timeout": self.timeout, **self.settings}
+                **{"silent": True, "console": "off", "finish_timeout": 0.8 * self.timeout, **self.settings}
             ),
         )
         for group in ("train/*", "val/*"):
             self._run.define_metric(group, step_metric="progress/step")
-        # Online the server knows, offline the files of the sessions before.
-        self._last = max(last_position(self._path / "wandb", self._run_id), self._run.step - 1)
+        # Online the server knows what it has: what a killed session had not sent is sent again, as far as the run
+        # repeats it. Offline the files of the sessions before know.
+        offline = self._run.settings.mode == "offline"
+        self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.step - 1
 
     def _media(self, record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
         import wandb

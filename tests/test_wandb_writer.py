@@ -21,6 +21,7 @@ from experiments.signature import ConfigError
 from experiments.wandb_file import history, last_position, wandb_files
 from experiments.wandb_writer import WandbWriter, has_key, layers
 from tests import tiny
+from tests.wandb_stand_in import StandIn
 
 WANDB = ("log=wandb", "log.writers.wandb.mode=offline", "+log.writers.wandb.settings.x_disable_stats=true")
 
@@ -186,6 +187,39 @@ def _wait_for_step(root: Path, step: int) -> Path:
     raise AssertionError("the run does not get there")
 
 
+@pytest.mark.slow
+def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
+    """Against a stand-in of the server: one run, every row once, the axis going on after the kill."""
+    with StandIn() as server:
+        key = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
+        arguments = tiny.overrides(
+            tmp_path, "log=wandb", "seed=7", "schedule.length=120", "train.checkpoint_every=20", "eval.every_epochs=5",
+            "+log.writers.wandb.settings.x_file_stream_transmit_interval=0.2",
+        )  # fmt: skip
+        killed = tiny.start(arguments, **key)
+        path = _wait_for_step(tmp_path, 50)
+        deadline = time.monotonic() + 60
+        while not server.run(path.name)["history"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        killed.send_signal(signal.SIGKILL)
+        tiny.finish(killed)
+        code, _, err = tiny.finish(tiny.start(arguments, **key))
+        assert code == 0, err
+        assert "goes on without it" not in err
+        assert list(server.runs) == [path.name]
+        run = server.runs[path.name]
+    assert {upsert["groupName"] for upsert in run["upserts"]} <= {None}
+    assert run["upserts"][0]["jobType"] == "train"
+    steps = [row["_step"] for row in run["history"]]
+    assert steps == sorted(set(steps))
+    expected = {2 * event["step"] + (event["event"] == "eval") for event in read_run(path).events()}
+    # What the killed process had not sent is sent by the next, but for rows before the checkpoint: those are in its file.
+    first, _ = wandb_files(path / "wandb", path.name)
+    missing = expected - set(steps)
+    assert set(steps) <= expected
+    assert missing <= {row["_step"] for row in history(first)}
+
+
 def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(run, tmp_path):
     (path,) = wandb_files(run / "wandb", run.name)
     whole, data = history(path), path.read_bytes()
@@ -331,16 +365,16 @@ def test_a_slow_run_is_told_to_the_writer_in_order(tmp_path, monkeypatch):
             rows.append(("exit", exit_code))
 
         class settings:
-            mode = "offline"
+            mode = "online"
 
-        dir = str(tmp_path / "x")
+        url = "http://server/run"
 
     import wandb
 
     given = {}
     monkeypatch.setattr(wandb, "init", lambda **kwargs: given.update(kwargs) or Run())
     config = {"experiment_name": "a" * 80, "recipe_name": "mini", "data": {"name": "shapes"}, "seed": 3}
-    writer = WandbWriter("p", None, "offline", "mine", 5, 5.0, {}, tmp_path, "abc-seed3", config)
+    writer = WandbWriter("p", None, "online", "mine", 5, 5.0, {}, tmp_path, "abc-seed3", config)
     for step in (3, 4, 5, 6):
         writer.log("train", step, step / 10, {"train/loss/total": 1.0})
     writer.close()
