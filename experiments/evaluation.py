@@ -15,10 +15,12 @@ from torch import nn
 from experiments.cost import cost_of
 from experiments.rundir import RunDirectory
 from sparse_rcnn.atomic import replacing, write_bytes_atomic
+from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.detect import DetectionTable
 from sparse_rcnn.evaluation import COCO_MAX_DETS, CocoEvaluator, CocoMetrics
+from sparse_rcnn.speed import frames_per_second
 from sparse_rcnn.structures import Detections
 from sparse_rcnn.visualize import draw_detections, grid
 
@@ -147,6 +149,7 @@ def write_final_results(
         "model/size/num_parameters": sum(p.numel() for p in model.parameters()),
         "model/size/num_trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "model/cost/forward_gflops": cost_of(config).forward_flops / 1e9,
+        "model/speed/fps": frames_per_second(model, collate([dataset[0]]), config["train"]["precision"]),
     }
     directory.write_json("results.json", results)
     return results

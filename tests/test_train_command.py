@@ -70,13 +70,16 @@ def test_results_hold_the_twelve_numbers_of_every_stage_time_and_size(
     names_300 = tuple("AR300" if name == "AR100" else name for name in COCO_NAMES)
     expected = {f"val/bbox/{n}" for n in COCO_NAMES} | {f"val/bbox_maxdets300/{n}" for n in names_300}
     expected |= {f"val/stage_{s}/{n}" for s in (0, 1) for n in COCO_NAMES}
-    expected |= {"train/time/seconds", "model/size/num_parameters", "model/size/num_trainable_parameters"}
+    expected |= {"train/time/seconds", "train/speed/images_per_second", "model/speed/fps"}
+    expected |= {"model/size/num_parameters", "model/size/num_trainable_parameters", "model/cost/forward_gflops"}
     assert set(results) == expected
     assert all(isinstance(value, (int, float)) for value in results.values())
     assert all(results[f"val/stage_1/{n}"] == results[f"val/bbox/{n}"] for n in COCO_NAMES)
     model = SparseRCNN.from_pretrained(run / "model.safetensors")
     assert results["model/size/num_parameters"] == sum(p.numel() for p in model.parameters())
     assert results["train/time/seconds"] > 0
+    assert results["train/speed/images_per_second"] == pytest.approx(6 * 4 / results["train/time/seconds"], rel=1e-3)
+    assert results["model/speed/fps"] > 0
 
 
 def test_evaluations_hold_metrics_and_classes(command_run: tuple[Path, str, str]) -> None:

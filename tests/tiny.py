@@ -219,8 +219,9 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def results(run: Path) -> dict[str, float]:
-    """The final numbers without the time they took."""
-    return {k: v for k, v in json.loads((run / "results.json").read_text()).items() if not k.startswith("train/time")}
+    """The final numbers without those of a clock."""
+    clocked = ("train/time", "train/speed", "model/speed")
+    return {k: v for k, v in json.loads((run / "results.json").read_text()).items() if not k.startswith(clocked)}
 
 
 def losses(run: Path) -> dict[int, dict[str, float]]:
