@@ -27,7 +27,7 @@ def reference() -> Path:
 
 
 class Signaller:
-    """A writer that signals its own process when a step is logged."""
+    """A dashboard that signals its own process when a step is logged."""
 
     def __init__(self, step: int, number: int, times: int = 1) -> None:
         self.step, self.number, self.times = step, number, times
@@ -37,12 +37,18 @@ class Signaller:
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
 
+    def evaluated(self, *_: Any) -> None:
+        pass
+
+    def finished(self, *_: Any) -> None:
+        pass
+
     def close(self) -> None:
         pass
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(experiments.session, "build_writers", lambda *_: [Signaller(*arguments)])
+    monkeypatch.setattr(experiments.session, "build_dashboards", lambda *_: [Signaller(*arguments)])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)

@@ -56,7 +56,9 @@ def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str
         "model.safetensors",
         "overrides.txt",
         "results.json",
+        "stage_detections.npz",
         "status.json",
+        *(f"views/{image_id}.{kind}" for image_id in (17, 18) for kind in ("jpg", "json")),
     ]
     status = tiny.status(run)
     assert (status["state"], status["step"], status["num_steps"], status["epoch"]) == ("finished", 6, 6, 1.5)

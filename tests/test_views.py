@@ -14,7 +14,9 @@ from analysis.__main__ import main
 from analysis.runs import read_run
 from analysis.stages import learned_boxes
 from analysis.view_files import read_view, view_ids
+from experiments.views import view_images
 from sparse_rcnn import SparseRCNN
+from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.responses import record_responses
 from tests import tiny
@@ -68,6 +70,16 @@ def test_responses_are_the_norm_of_the_filtered_roi_feature(run):
         plain = model(images, sizes)
     assert len(responses) == 2  # the hooks are gone
     assert all(torch.equal(a.logits, b.logits) for a, b in zip(with_recording, plain, strict=True))
+
+
+def test_views_leave_the_generator_and_the_modes_alone(run):
+    model = SparseRCNN.from_pretrained(run).train()
+    data = tiny.data_root()
+    dataset = CocoDetection(data / "instances_val.json", data / "val", lambda *s: s, False, 0)
+    before = torch.get_rng_state()
+    assert len(view_images(model, dataset, 2)) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in model.modules())
 
 
 def test_a_head_that_filters_nothing_has_no_responses(tmp_path):

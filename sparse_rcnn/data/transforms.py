@@ -61,7 +61,8 @@ class ResizeShortestEdge(v2.Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = F.get_size(flat_inputs[0])
-        short_side = self.short_sides[draw(0, len(self.short_sides) - 1)]
+        # Of one size there is nothing to draw: a prediction during training must not move the generator on.
+        short_side = self.short_sides[draw(0, len(self.short_sides) - 1) if len(self.short_sides) > 1 else 0]
         return {"size_hw": shortest_edge_size_hw((height, width), short_side, self.max_long_side)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -1,0 +1,185 @@
+"""python -m analysis agreement: does the order of our rows agree with the paper's? Kendall's tau and the pairs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from analysis.formats import DASH, Grid, grid, render
+from analysis.output import add_output_arguments, emit
+from analysis.paper.rows import EXPERIMENTS, PublishedRow, published_rows, published_tables
+from analysis.run_summary import choose_recipe, load_summaries
+from analysis.table_rows import OurRow, our_rows
+from analysis.tables import add_run_arguments
+
+NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows, ``low`` below ``high`` as published; AP in percent, ours None where a row has no finished run."""
+
+    low: PublishedRow
+    high: PublishedRow
+    low_ap: float | None
+    high_ap: float | None
+
+    @property
+    def difference(self) -> float:
+        """As published."""
+        return round(self.high.ap - self.low.ap, 6)  # given to one digit
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether ours come out in the same order; None where one is missing."""
+        return None if self.low_ap is None or self.high_ap is None else self.high_ap > self.low_ap
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A table's order: tau-b of our mean AP and the published AP over the rows that have runs, None below two rows.
+
+    ``interval`` is a 95 % bootstrap interval over what ``over`` names: ``seeds`` where every row has several, else
+    ``rows``, from three on. ``pairs`` are all pairs of the table's rows.
+    """
+
+    table: str
+    num_rows: int
+    num_known: int
+    tau: float | None
+    p_value: float | None
+    interval: tuple[float, float] | None
+    over: str
+    pairs: tuple[Pair, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    summaries = load_summaries(args.runs)
+    recipe = choose_recipe(summaries, args.recipe)
+    rows = our_rows(summaries, recipe)
+    emit(render([agreement_grid([agreement(table, rows) for table in EXPERIMENTS], recipe)], args.format), args.out)
+
+
+def published_noise() -> float:
+    """The AP, in percent, that two runs of one configuration may differ by according to the authors' release."""
+    found = re.search(r"about ([\d.]+) AP noise", published_tables()["official_release"]["note"])
+    assert found is not None, "tables.json states the noise"
+    return float(found[1])
+
+
+def seed_aps(row: OurRow | None) -> list[float]:
+    """AP in percent of each finished run of a row."""
+    runs = row.used if row is not None else ()
+    return [100 * run.values["val/bbox/AP"] for run in runs if run.values.get("val/bbox/AP", -1.0) >= 0]
+
+
+def agreement(table: str, rows: Mapping[str, OurRow], num_resamples: int = NUM_RESAMPLES) -> Agreement:
+    """How far our rows of a table are in the published order."""
+    published = published_rows(table)
+    aps = {row.experiment: seed_aps(rows.get(row.experiment)) for row in published}
+    means = {name: float(np.mean(values)) if values else None for name, values in aps.items()}
+    pairs = []
+    for a, b in combinations(published, 2):
+        low, high = sorted((a, b), key=lambda row: row.ap)
+        pairs.append(Pair(low, high, means[low.experiment], means[high.experiment]))
+    known = [row for row in published if aps[row.experiment]]
+    theirs = np.array([row.ap for row in known])
+    values = [np.array(aps[row.experiment]) for row in known]
+    over = "seeds" if values and all(len(own) > 1 for own in values) else "rows"
+    tau = p_value = interval = None
+    if len(known) > 1:
+        ours = np.array([own.mean() for own in values])
+        tau = _none_if_nan(float(tau_b(ours, theirs)))
+        p_value = _none_if_nan(float(stats.kendalltau(ours, theirs).pvalue))
+        if over == "seeds" or len(known) > 2:
+            interval = _interval(values, theirs, over, num_resamples)
+    return Agreement(table, len(published), len(known), tau, p_value, interval, over, tuple(pairs))
+
+
+def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Kendall's tau-b along the last axis; NaN where all of one are equal."""
+    first, second = np.triu_indices(x.shape[-1], 1)
+    signs_x, signs_y = (np.sign(values[..., first] - values[..., second]) for values in (x, y))
+    norm = np.sqrt(np.abs(signs_x).sum(axis=-1) * np.abs(signs_y).sum(axis=-1))
+    total = (signs_x * signs_y).sum(axis=-1)
+    return np.divide(total, norm, out=np.full(np.shape(total), np.nan), where=norm > 0)
+
+
+def agreement_grid(agreements: Sequence[Agreement], recipe: str) -> Grid:
+    """All tables in one table."""
+    noise = published_noise()
+    lines, totals = [], np.zeros(3, np.int64)
+    for item in agreements:
+        clear = [pair for pair in item.pairs if pair.difference > noise]
+        known = [pair for pair in clear if pair.agrees is not None]
+        agreeing = sum(bool(pair.agrees) for pair in known)
+        totals += [agreeing, len(known), len(clear)]
+        interval = DASH if item.interval is None else f"[{item.interval[0]:+.2f}, {item.interval[1]:+.2f}]"
+        lines.append(
+            [
+                item.table.removeprefix("table"),
+                f"{item.num_known} of {item.num_rows}",
+                DASH if item.tau is None else f"{item.tau:+.2f}",
+                interval,
+                DASH if item.interval is None else item.over,
+                DASH if item.p_value is None else f"{item.p_value:.2f}",
+                f"{agreeing} of {len(known)}",
+                f"{len(clear)} of {len(item.pairs)}",
+            ]
+        )
+    num_pairs = sum(len(item.pairs) for item in agreements)
+    lines.append(["all", "", DASH, DASH, DASH, DASH, f"{totals[0]} of {totals[1]}", f"{totals[2]} of {num_pairs}"])
+    header = ["table", "rows", "Kendall τ", "95% interval", "over", "p", "pairs agree", f"pairs > {noise} AP"]
+    remarks = (
+        f"Recipe {recipe}. τ (tau-b) of our mean AP and the published AP over the rows that have finished runs; the "
+        "interval is a bootstrap over seeds where every row has several, else over the rows, of which a table has few: "
+        "read it as no more than that. p: exact, of no association.",
+        f"Pairs of rows whose published AP differs by more than {noise}, the noise between two runs that the authors "
+        "state, and how many of those known here come out in that order.",
+    )
+    return grid("Order of rows against the paper's", header, lines, remarks=remarks)
+
+
+def pair_lines(item: Agreement) -> list[str]:
+    """One line for each pair that says something: another order than the published one, or none within the noise."""
+    noise = published_noise()
+    lines = []
+    for pair in item.pairs:
+        names = f"{pair.high.experiment} ({pair.high.ap:.1f}) and {pair.low.experiment} ({pair.low.ap:.1f})"
+        here = None if pair.agrees is None else f"{pair.high_ap:.1f} and {pair.low_ap:.1f}"
+        if pair.difference <= noise:
+            lines.append(f"{names}: published within the noise of {noise} AP" + (f"; here {here}." if here else "."))
+        elif pair.agrees is False:
+            lines.append(f"{names}: here the other order or equal, {here}.")
+    return lines
+
+
+def _interval(
+    values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], over: str, num_resamples: int
+) -> tuple[float, float] | None:
+    generator = np.random.default_rng(0)
+    if over == "seeds":
+        columns = [own[generator.integers(len(own), size=(num_resamples, len(own)))].mean(axis=1) for own in values]
+        draws = tau_b(np.stack(columns, axis=1), np.broadcast_to(theirs, (num_resamples, len(theirs))))
+    else:
+        ours = np.array([own.mean() for own in values])
+        chosen = generator.integers(len(ours), size=(num_resamples, len(ours)))
+        draws = tau_b(ours[chosen], theirs[chosen])
+    draws = draws[~np.isnan(draws)]
+    return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))) if len(draws) else None
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if np.isnan(value) else value

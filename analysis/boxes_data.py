@@ -1,0 +1,209 @@
+"""What a run was evaluated on and what it found, as columns: the annotation file and the run's detections."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.runs import Run, RunError
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The G boxes of N images, both in the order of the sorted ids; boxes of an image in the order of the file.
+
+    Shapes: ``image_ids`` (N,), ``category_ids`` (K,) with ``class_names`` K; ``image_indices``, ``category_indices``
+    (G,), positions in those; ``boxes_xywh_abs`` (G, 4) and ``areas`` (G,) in pixels; ``is_crowd`` (G,).
+    """
+
+    image_ids: IntArray
+    category_ids: IntArray
+    class_names: tuple[str, ...]
+    image_indices: IntArray
+    category_indices: IntArray
+    boxes_xywh_abs: FloatArray
+    areas: FloatArray
+    is_crowd: npt.NDArray[np.bool_]
+
+    @classmethod
+    def from_coco(cls, coco: Mapping[str, Any], num_images: int | None = None) -> GroundTruth:
+        """The annotations of the first ``num_images`` images by id, as a run evaluates them; None takes all."""
+        image_ids = np.unique(np.array([image["id"] for image in coco["images"]], np.int64))[:num_images]
+        names = {category["id"]: str(category.get("name")) for category in coco["categories"]}
+        category_ids = np.array(sorted(names), np.int64)
+        chosen = set(image_ids.tolist())
+        records = [record for record in coco["annotations"] if record["image_id"] in chosen]
+        boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+        areas = [record.get("area", box[2] * box[3]) for record, box in zip(records, boxes, strict=True)]
+        images = np.searchsorted(image_ids, np.array([record["image_id"] for record in records], np.int64))
+        # By image, so that the order of images in the file makes no difference.
+        order = np.argsort(images, kind="stable")
+        return cls(
+            image_ids,
+            category_ids,
+            tuple(names[i] for i in category_ids.tolist()),
+            images[order],
+            np.searchsorted(category_ids, np.array([record["category_id"] for record in records], np.int64))[order],
+            boxes[order],
+            np.array(areas, np.float64)[order],
+            np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_)[order],
+        )
+
+
+@dataclass(frozen=True)
+class Detections:
+    """D detections. Shapes: ``image_indices``, ``category_indices``, ``scores`` (D,); ``boxes_xywh_abs`` (D, 4)."""
+
+    image_indices: IntArray
+    category_indices: IntArray
+    boxes_xywh_abs: FloatArray
+    scores: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def chosen(self, which: npt.NDArray[Any]) -> Detections:
+        """Those of a mask or of indices."""
+        return Detections(
+            self.image_indices[which], self.category_indices[which], self.boxes_xywh_abs[which], self.scores[which]
+        )
+
+
+def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], source: str) -> Detections:
+    """Detections from the columns image ids, category ids, boxes (xywh, pixels) and scores.
+
+    Raises:
+        RunError: an image or category that the ground truth lacks, or a score or box that is no number; names
+            ``source``.
+    """
+    image_ids, category_ids, boxes_xywh_abs, scores = columns
+    boxes, numbers = np.asarray(boxes_xywh_abs, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
+    found = []
+    for name, ids, known in (("image", image_ids, truth.image_ids), ("category", category_ids, truth.category_ids)):
+        values = np.asarray(ids, np.int64)
+        positions = np.searchsorted(known, values).clip(max=max(len(known) - 1, 0))
+        unknown = values[known[positions] != values] if len(known) else values
+        if len(unknown):
+            raise RunError(
+                f"{source} has detections of {name} {unknown[0]}, which the annotations lack: give the annotation file "
+                "that the run was evaluated on with --annotations"
+            )
+        found.append(positions)
+    if not (np.isfinite(numbers).all() and np.isfinite(boxes).all()):
+        raise RunError(f"{source} has a score or box that is no finite number: evaluate the run again")
+    return Detections(found[0], found[1], boxes, numbers)
+
+
+def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
+    """The validation annotations of a run, found by their path in meta.json or given.
+
+    A relative path is looked for here and in every folder above the run.
+
+    Raises:
+        RunError: the file is not found, is none, or is not what the run was evaluated on (by its fingerprint).
+    """
+    fingerprint, num_images, recorded = _validation_data(run)
+    candidates = [annotations] if annotations is not None else _candidates(run, recorded)
+    existing = [path for path in candidates if path.is_file()]
+    if not existing:
+        raise RunError(
+            f"the validation annotations of {run.path}, {annotations or recorded}, are not found: "
+            "give their file with --annotations"
+        )
+    for path in existing:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() == fingerprint:
+            break
+    else:
+        raise RunError(
+            f"{existing[0]} is not what {run.path} was evaluated on (its fingerprint is another): "
+            "give the annotation file of that time with --annotations"
+        )
+    try:
+        return GroundTruth.from_coco(json.loads(content), num_images)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is not a COCO detection file: {error!r}") from error
+
+
+def load_detections(run: Run, truth: GroundTruth) -> Detections:
+    """The detections of a finished run on its validation set.
+
+    Raises:
+        RunError: there are none, or they cannot be read or are of other images.
+    """
+    path = run.path / "detections.json"
+    try:
+        records = json.loads(path.read_bytes())
+        columns = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
+        return columns_to_detections(truth, columns, str(path))
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}; is the run finished?") from error
+    except RunError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is no COCO results list: {error!r}") from error
+
+
+def load_stage_detections(run: Run, truth: GroundTruth) -> list[Detections]:
+    """The detections of every stage of a finished run, the first stage's first.
+
+    Raises:
+        RunError: there are none (runs before November 2026 have none), or they cannot be read.
+    """
+    path = run.path / "stage_detections.npz"
+    if not path.is_file():
+        raise RunError(f"{run.path} has no stage_detections.npz (an older or unfinished run): train it again")
+    keys = ("stages", "image_ids", "category_ids", "boxes_xywh_abs", "scores")
+    try:
+        with np.load(path) as file:
+            stages, *columns = (file[key] for key in keys)
+    except Exception as error:  # zipfile, zlib and numpy each raise their own on a damaged archive
+        raise RunError(f"{path} cannot be read: {error}") from error
+    number = max(int(stages.max()) + 1 if len(stages) else 0, _num_stages(run))
+    everything = columns_to_detections(truth, columns, str(path))
+    return [everything.chosen(stages == s) for s in range(number)]
+
+
+def check_same_data(runs: Sequence[Run]) -> None:
+    """That runs were evaluated on the same images.
+
+    Raises:
+        RunError: they were not; names the first that differs.
+    """
+    first = _validation_data(runs[0])[:2]
+    for run in runs[1:]:
+        if _validation_data(run)[:2] != first:
+            raise RunError(f"{run.path} and {runs[0].path} were evaluated on different data: they cannot be compared")
+
+
+def _validation_data(run: Run) -> tuple[str, int | None, str | None]:
+    data = run.meta.get("data")
+    val = data.get("val") if isinstance(data, dict) else None
+    if not isinstance(val, dict) or not isinstance(val.get("fingerprint"), str):
+        raise RunError(f"{run.path / 'meta.json'} does not say what the run was evaluated on (data.val.fingerprint)")
+    return val["fingerprint"], val.get("num_images"), val.get("annotations")
+
+
+def _candidates(run: Run, recorded: str | None) -> list[Path]:
+    if not recorded:
+        return []
+    path = run.path.resolve()
+    return [Path(recorded), *(folder / recorded for folder in path.parents)]
+
+
+def _num_stages(run: Run) -> int:
+    value = run.config.get("num_stages")
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,148 @@
+"""python -m analysis figures: figure 1, AP over epochs, as PNG and PDF."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.output import write_file
+from analysis.paper.rows import EXPERIMENTS, published_tables
+from analysis.run_summary import RunSummary, choose_recipe, load_summaries
+from analysis.runs import RunError, read_run
+from analysis.table_rows import our_rows
+from analysis.tables import add_run_arguments
+
+DEFAULT_EXPERIMENTS = tuple(name for name in EXPERIMENTS["table1"] if name is not None)
+# Okabe and Ito (2008), distinct under the common colour blindnesses; black is for what was published.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+MARKERS = "osD^vPX"
+LINES = ("-", "--", ":")
+PUBLISHED = ("RetinaNet", "Faster R-CNN", "DETR", "Sparse R-CNN")  # the detectors of the paper's figure
+PUBLISHED_MARKERS = "x+1*"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """AP in percent over epochs, both (E,): mean, smallest and largest over n seeds that were evaluated there."""
+
+    name: str
+    epochs: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for figure1.png and figure1.pdf")
+    parser.add_argument(
+        "--experiments", nargs="+", metavar="NAME", help="rows to draw (default: those of table 1 that have runs)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    summaries = load_summaries(args.runs)
+    recipe = choose_recipe(summaries, args.recipe)
+    for path in write_figure1(summaries, recipe, args.out, args.experiments):
+        print(path)
+
+
+def write_figure1(
+    summaries: Sequence[RunSummary], recipe: str, out: Path, experiments: Sequence[str] | None = None
+) -> list[Path]:
+    """Draw the convergence curves of the finished runs of rows; the published points too where the data are COCO.
+
+    Raises:
+        RunError: a row that is asked for has no finished run, or none has; a file cannot be written.
+    """
+    chosen = curves(summaries, recipe, experiments)
+    names = {curve.name for curve in chosen}
+    is_coco = {run.data_name for run in summaries if run.finished and names & set(run.experiments)} == {"coco"}
+    published = published_points() if is_coco else {}
+    return [_write(out / f"figure1.{suffix}", _figure1(chosen, published, recipe), suffix) for suffix in ("png", "pdf")]
+
+
+def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[str] | None = None) -> list[Curve]:
+    """The curves of rows, from the evaluations of their finished runs."""
+    rows = our_rows(summaries, recipe)
+    names = list(dict.fromkeys(experiments or DEFAULT_EXPERIMENTS))
+    missing = [name for name in names if name not in rows or not rows[name].used]
+    if experiments and missing:
+        raise RunError(
+            f"{missing[0]} has no finished run of recipe {recipe}: leave it out of --experiments or train it"
+        )
+    found = [curve(name, rows[name].used) for name in names if name not in missing]
+    if not any(item.epochs for item in found):
+        raise RunError(
+            f"none of {', '.join(names)} has a finished run of recipe {recipe} with evaluations: "
+            "name other rows with --experiments"
+        )
+    return [item for item in found if item.epochs]
+
+
+def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
+    """One row's AP over epochs, over its seeds."""
+    aps: dict[float, list[float]] = defaultdict(list)
+    for summary in runs:
+        for evaluation in read_run(summary.path).evaluations:
+            ap = (evaluation.get("metrics") or {}).get("val/bbox/AP")
+            epoch = evaluation.get("epoch")
+            if isinstance(ap, int | float) and isinstance(epoch, int | float) and ap >= 0:
+                aps[float(epoch)].append(100 * ap)
+    epochs = tuple(sorted(aps))
+    by_epoch = [aps[epoch] for epoch in epochs]
+    mean, low, high = (tuple(float(f(own)) for own in by_epoch) for f in (np.mean, min, max))
+    return Curve(name, epochs, mean, low, high, len(runs))
+
+
+def published_points() -> dict[str, tuple[int, float]]:
+    """The epochs and AP of the figure's detectors with ResNet-50, from table 1: the figure itself has no numbers."""
+    rows = published_tables()["table1"]["rows"]
+    chosen = [row for row in rows if row["detector"] in PUBLISHED and row["backbone"] == "R50"]
+    return {f"{row['detector']} {row['backbone']}": (row["epochs"], row["AP"]) for row in chosen}
+
+
+def _figure1(chosen: Sequence[Curve], published: Mapping[str, tuple[int, float]], recipe: str) -> Any:
+    # Not pyplot: it keeps figures and picks a backend by the screen.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for i, item in enumerate(chosen):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        line = LINES[i // len(COLOURS) % len(LINES)]
+        label = item.name if item.n == 1 else f"{item.name} ({item.n} seeds)"
+        axes.plot(item.epochs, item.mean, color=colour, linestyle=line, marker=marker, markersize=4, label=label)
+        if item.n > 1:
+            axes.fill_between(item.epochs, item.low, item.high, color=colour, alpha=0.2, linewidth=0)
+    for marker, (name, (epochs, ap)) in zip(PUBLISHED_MARKERS, published.items(), strict=False):
+        axes.plot([epochs], [ap], color="black", marker=marker, linestyle="none", label=f"{name}, published")
+    if published:
+        axes.set_xscale("log")  # 36 epochs and 500
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("AP in percent, validation")
+    axes.set_title(f"Convergence, recipe {recipe}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _write(path: Path, figure: Any, suffix: str) -> Path:
+    content = io.BytesIO()
+    # Without the time of writing: the same runs give the same file.
+    metadata = {"Software": None} if suffix == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
+    figure.savefig(content, format=suffix, metadata=metadata)
+    write_file(path, content.getvalue())
+    return path

@@ -1,0 +1,197 @@
+"""python -m analysis report: tables, tests, order and figure of a suite as one Markdown page."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis.agreement import agreement, agreement_grid, pair_lines
+from analysis.compare import (
+    Measured,
+    Row,
+    add_bootstrap_arguments,
+    check_bootstrap_arguments,
+    compare,
+    comparison_grid,
+    measure,
+)
+from analysis.errors import error_grids
+from analysis.figures import curves, write_figure1
+from analysis.formats import Grid, render
+from analysis.output import write_file
+from analysis.paper.rows import EXPERIMENTS, published_tables
+from analysis.run_summary import RunSummary, choose_recipe, load_summaries
+from analysis.runs import RunError, read_run
+from analysis.table_rows import OurRow, baseline_of, our_rows
+from analysis.tables import add_run_arguments, build_table
+
+COMMENTS = "comments.md"
+PAGE = "README.md"
+SECTIONS = ("overview", "figure1", "order", *EXPERIMENTS, "errors")
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """The configurations that were measured, each experiment's index among them, or the reason why none was."""
+
+    measured: Measured | None
+    index: Mapping[str, int]
+    reason: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    add_bootstrap_arguments(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results"),
+        metavar="DIR",
+        help=f"folder for {PAGE} and the figures (default docs/results); a {COMMENTS} there is taken into the page",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    check_bootstrap_arguments(args)
+    summaries = load_summaries(args.runs)
+    recipe = choose_recipe(summaries, args.recipe)
+    comments = read_comments(args.out / COMMENTS)
+    rows = our_rows(summaries, recipe)
+    tests = measure_rows(rows, args.annotations, args.resamples, args.seed)
+    figure = _figure(summaries, recipe, args.out)
+    errors = _errors(rows, args.annotations)
+    page = build_page(rows, recipe, comments, tests, args.confidence, figure, errors)
+    write_file(args.out / PAGE, page.encode())
+    print(args.out / PAGE)
+
+
+def read_comments(path: Path) -> dict[str, str]:
+    """The hand-written paragraphs: each section's text below a heading ``## table7``; none without the file.
+
+    Raises:
+        RunError: the file cannot be read, or has a section twice or one that the page lacks.
+    """
+    if not path.exists():
+        return {}
+    try:
+        _, *parts = re.split(r"^## +(.+?) *$", path.read_text(), flags=re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    names = parts[::2]
+    for name in names:
+        if name not in SECTIONS:
+            raise RunError(f"{path} has a section '{name}'; the page has {', '.join(SECTIONS)}")
+        if names.count(name) > 1:
+            raise RunError(f"{path} has the section '{name}' twice: join them")
+    return {name: text.strip() for name, text in zip(names, parts[1::2], strict=True)}
+
+
+def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredRows:
+    """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
+    wanted = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
+    seeds: dict[str, dict[str, RunSummary]] = {}
+    for name in wanted:
+        for summary in rows[name].used:
+            seeds.setdefault(summary.identity, {})[summary.run_id] = summary
+    order = list(seeds)
+    index = {name: order.index(rows[name].used[0].identity) for name in wanted}
+    if len(order) < 2:
+        return MeasuredRows(None, index, "fewer than two rows have finished runs")
+    configurations = [
+        Row(identity, tuple(read_run(own[run_id].path) for run_id in sorted(own))) for identity, own in seeds.items()
+    ]
+    try:
+        return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None)
+    except RunError as error:
+        return MeasuredRows(None, index, str(error))
+
+
+def build_page(
+    rows: Mapping[str, OurRow],
+    recipe: str,
+    comments: Mapping[str, str],
+    tests: MeasuredRows,
+    confidence: float,
+    figure: str,
+    errors: str,
+) -> str:
+    """The whole page."""
+    wanted = set(_experiments(*EXPERIMENTS))
+    done = sorted(name for name in wanted if name in rows and rows[name].used)
+    num_runs = len({run.run_id for name in done for run in rows[name].used})
+    agreements = {table: agreement(table, rows) for table in EXPERIMENTS}
+    parts = [
+        f"# Results, recipe {recipe}",
+        f"Written by `python -m analysis report --recipe {recipe}`; prose comes from a hand-written `{COMMENTS}` "
+        "beside this page, which stays when the page is written anew.",
+        f"{len(done)} of the {len(wanted)} rows have finished runs, {num_runs} runs in all"
+        + (
+            f"; missing: {', '.join(f'`{name}`' for name in sorted(wanted - set(done)))}."
+            if done != sorted(wanted)
+            else "."
+        ),
+        comments.get("overview", ""),
+        "## Figure 1: convergence",
+        figure,
+        comments.get("figure1", ""),
+        "## Does the order of rows agree?",
+        render([replace(agreement_grid(list(agreements.values()), recipe), title="")], "markdown").strip(),
+        comments.get("order", ""),
+    ]
+    if tests.reason is not None:
+        parts.append(f"No tests of differences: {tests.reason}.")
+    for table in EXPERIMENTS:
+        parts.append(f"## Table {table.removeprefix('table')}: {published_tables()[table]['title']}")
+        # The section's heading is the table's title.
+        grids = [replace(build_table(table, rows, recipe), title=""), *_tests_of(table, tests, confidence)]
+        parts += [render([item], "markdown").strip() for item in grids]
+        parts += ["\n".join(f"- {line}" for line in pair_lines(agreements[table])), comments.get(table, "")]
+    parts += ["## Where the baseline's AP comes from", errors, comments.get("errors", "")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _experiments(*tables: str) -> list[str]:
+    """The rows of tables that this suite trains, each once."""
+    return list(dict.fromkeys(name for table in tables for name in EXPERIMENTS[table] if name is not None))
+
+
+def _tests_of(table: str, tests: MeasuredRows, confidence: float) -> list[Grid]:
+    base = baseline_of(table)
+    if tests.measured is None or base not in tests.index:
+        return []
+    names = [name for name in _experiments(table) if name in tests.index]
+    others = sorted({tests.index[name] for name in names} - {tests.index[base]})
+    if not others:
+        return []
+    # A configuration that is several rows goes by this table's name.
+    labels = list(tests.measured.names)
+    for name in (*names, base):
+        labels[tests.index[name]] = name
+    measured = replace(tests.measured, names=tuple(labels))
+    comparisons = compare(measured, tests.index[base], others, confidence)
+    return [comparison_grid(measured, tests.index[base], comparisons, confidence, f"Differences to {base}, tested")]
+
+
+def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
+    try:
+        write_figure1(summaries, recipe, out)
+    except RunError as error:
+        return f"No figure: {error}."
+    text = "![AP over epochs](figure1.png)\n\nAlso as [PDF](figure1.pdf)."
+    if all(len(curve.epochs) == 1 for curve in curves(summaries, recipe)):
+        text += " These runs were evaluated once, at their end: a curve needs `eval.every_epochs`."
+    return text
+
+
+def _errors(rows: Mapping[str, OurRow], annotations: Path | None) -> str:
+    used = rows["baseline"].used if "baseline" in rows else ()
+    if not used:
+        return "The row `baseline` has no finished run."
+    try:
+        grids = error_grids([read_run(used[0].path)], annotations)
+    except RunError as error:
+        return f"No breakdown: {error}."
+    return f"Of {used[0].run_id}.\n\n" + render(grids, "markdown").strip()

@@ -1,0 +1,157 @@
+"""What tables need of a run, read once: identity, state, numbers, and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.runs import Run, RunError, find_runs
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run.
+
+    Attributes:
+        path: its directory; of several copies of a run, that of the one taken.
+        identity: what its seeds have in common.
+        values: the finite numbers of results.json; empty where there is none.
+        fingerprints: of the training and the validation annotations, None where unknown.
+        axes: the paper's names of two factors, ``stages`` and ``proposals``, to their values in this run.
+        progress: one line about an unfinished run.
+        problem: why it cannot be read, else None.
+        resumed_otherwise: what else a resume changed, ``recipe`` or ``data``, sorted.
+    """
+
+    path: Path
+    run_id: str
+    identity: str
+    seed: int | None
+    experiments: tuple[str, ...]
+    recipe: str
+    finished: bool
+    values: Mapping[str, float]
+    axes: Mapping[str, int]
+    data_name: str
+    fingerprints: tuple[str | None, str | None]
+    num_val_images: int | None
+    dirty: bool
+    shas: tuple[str, ...]
+    devices: tuple[str, ...]
+    created_at: str
+    updated_at: str
+    epoch: float | None
+    progress: str
+    problem: str | None
+    resumed_otherwise: tuple[str, ...]
+
+
+def summarise(run: Run) -> RunSummary:
+    """Read a run; what is damaged becomes its ``problem``."""
+    meta, problem = run.meta, None
+    status: dict[str, Any] = {}
+    results: dict[str, Any] | None = None
+    try:
+        status, results = run.status, run.results
+    except RunError as error:
+        problem = str(error)
+    experiment = meta.get("experiment")
+    experiments = tuple(run.experiments) if isinstance(experiment, str) else ()
+    resumes = [item for item in meta.get("resumes") or [] if isinstance(item, dict)]
+    processes = [meta, *resumes]
+    gits = [_object(item, "git") for item in processes]
+    data = _object(meta, "data")
+    prints = _fingerprints(meta)
+    changed = {"recipe" for item in resumes if item.get("recipe", meta.get("recipe")) != meta.get("recipe")}
+    changed |= {"data" for item in resumes if "data" in item and _fingerprints(item) != prints}
+    state, step, num_steps = (status.get(key) for key in ("state", "step", "num_steps"))
+    where = f", step {step} of {num_steps}" if step is not None else ""
+    num_images = _object(data, "val").get("num_images")
+    return RunSummary(
+        path=run.path,
+        run_id=run.run_id,
+        identity=str(meta.get("identity") or run.run_id.rsplit("-seed", 1)[0]),
+        seed=meta.get("seed") if isinstance(meta.get("seed"), int) else None,
+        experiments=experiments,
+        recipe=str(meta.get("recipe")),
+        finished=problem is None and state == "finished" and results is not None,
+        values=_numbers(results or {}),
+        axes=_axes(run),
+        data_name=str(data.get("name")),
+        fingerprints=prints,
+        num_val_images=num_images if isinstance(num_images, int) else None,
+        dirty=any(git.get("dirty") is True for git in gits),
+        shas=tuple(sorted({str(git["sha"]) for git in gits if git.get("sha")})),
+        devices=tuple(sorted({str(item["device"]) for item in processes if item.get("device")})),
+        created_at=str(meta.get("created_at") or ""),
+        updated_at=str(status.get("updated_at") or ""),
+        epoch=_numbers({"epoch": status.get("epoch")}).get("epoch"),
+        progress=f"{state}{where}",
+        problem=problem,
+        resumed_otherwise=tuple(sorted(changed)),
+    )
+
+
+def load_summaries(roots: Iterable[str | Path]) -> list[RunSummary]:
+    """All runs under some folders, each run once however many copies there are, sorted by run id.
+
+    Of several copies a finished one is taken, the newest of those.
+
+    Raises:
+        RunError: a root is no folder, or a run was written by a newer schema.
+    """
+    found: dict[str, RunSummary] = {}
+    for summary in sorted((summarise(run) for root in roots for run in find_runs(root)), key=_preference):
+        found[summary.run_id] = summary
+    return sorted(found.values(), key=lambda summary: summary.run_id)
+
+
+def choose_recipe(summaries: Sequence[RunSummary], asked: str | None) -> str:
+    """The recipe that is asked for, or the only one there is.
+
+    Raises:
+        RunError: there is no run, none of that recipe, or there are several recipes and none is asked for.
+    """
+    if not summaries:
+        raise RunError("there is no run: give the folder that holds them with --runs")
+    recipes = sorted({summary.recipe for summary in summaries})
+    names = ", ".join(recipes)
+    if asked is not None:
+        if asked not in recipes:
+            raise RunError(f"there is no run of recipe {asked}; choose one of those there are with --recipe: {names}")
+        return asked
+    if len(recipes) > 1:
+        raise RunError(f"the runs are of several recipes, {names}, which do not mix: choose one with --recipe")
+    return recipes[0]
+
+
+def _preference(summary: RunSummary) -> tuple[Any, ...]:
+    return summary.finished, summary.updated_at, sorted(summary.values.items()), str(summary.path)
+
+
+def _object(item: Mapping[str, Any], key: str) -> dict[str, Any]:
+    value = item.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _fingerprints(item: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    data = _object(item, "data")
+    train, val = (_object(data, split).get("fingerprint") for split in ("train", "val"))
+    return train, val
+
+
+def _axes(run: Run) -> dict[str, int]:
+    try:
+        config = run.config
+    except RunError:  # labels alone need it
+        return {}
+    pairs = (("stages", config.get("num_stages")), ("proposals", config.get("num_proposals")))
+    return {name: value for name, value in pairs if isinstance(value, int)}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
+    return {key: float(value) for key, value in numbers.items() if math.isfinite(value)}

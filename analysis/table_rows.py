@@ -1,0 +1,129 @@
+"""The rows of the paper's tables as our runs give them: what is used of each row's runs, and what is flagged."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.run_summary import RunSummary
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number in a table: ``key`` of results.json times ``scale``; ``published`` is its name in tables.json, which
+    gives so many digits.
+    """
+
+    title: str
+    key: str
+    scale: float
+    digits: int
+    published: str | None
+    published_digits: int = 0
+
+
+_AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+COLUMNS = (
+    *(Column(name, f"val/bbox/{name}", 100.0, 1, name, 1) for name in _AP),
+    Column("FPS", "model/speed/fps", 1.0, 1, "FPS"),
+    Column("training h", "train/time/seconds", 1 / 3600, 2, "training_hours"),
+    Column("params M", "model/size/num_parameters", 1e-6, 1, None),
+    Column("GFLOPs", "model/cost/forward_gflops", 1.0, 1, None),
+)
+
+# The row that a table's differences are to: the full detector, where it is one of the rows.
+_BASELINES = {"table3": "head_fc_reuse_none_stages_1", "table7": "stages_6"}
+
+
+def baseline_of(table: str) -> str:
+    """The experiment that a table's differences are to."""
+    return _BASELINES.get(table, "baseline")
+
+
+@dataclass(frozen=True)
+class Value:
+    """Mean and sample standard deviation (None for one run) over n seeds."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class OurRow:
+    """What our runs give for an experiment: the runs used, sorted by seed, and flags, each a sentence."""
+
+    experiment: str
+    used: tuple[RunSummary, ...]
+    flags: tuple[str, ...]
+    command: str
+
+    def value(self, column: Column) -> Value | None:
+        """Over the runs that have the number; COCO's -1, for no ground truth of a size, is none."""
+        found = [run.values[column.key] for run in self.used if run.values.get(column.key, -1.0) >= 0]
+        if not found:
+            return None
+        scaled = [column.scale * value for value in found]
+        return Value(statistics.fmean(scaled), statistics.stdev(scaled) if len(scaled) > 1 else None, len(scaled))
+
+
+def our_rows(summaries: Sequence[RunSummary], recipe: str) -> dict[str, OurRow]:
+    """The rows of a recipe that have any run, of whatever recipe or state, by experiment."""
+    by_experiment: dict[str, list[RunSummary]] = defaultdict(list)
+    for run in summaries:
+        for name in run.experiments:
+            by_experiment[name].append(run)
+    return {name: _our_row(name, runs, recipe) for name, runs in sorted(by_experiment.items())}
+
+
+def missing_row(experiment: str, recipe: str) -> OurRow:
+    """A row without any run."""
+    return OurRow(experiment, (), (), command(experiment, recipe))
+
+
+def command(experiment: str, recipe: str) -> str:
+    """The command that trains a row."""
+    return f"python -m experiments.train experiment={experiment} recipe={recipe}"
+
+
+def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow:
+    own = [run for run in runs if run.recipe == recipe]
+    finished = [run for run in own if run.finished]
+    identity = _chosen_identity(finished)
+    used = sorted(
+        (run for run in finished if run.identity == identity), key=lambda run: (run.seed is None, run.seed, run.run_id)
+    )
+    flags = []
+    others = Counter(run.recipe for run in runs if run.recipe != recipe and run.finished)
+    flags += [f"{n} finished {_runs(n)} of recipe {name}, not used" for name, n in sorted(others.items())]
+    for run in own:
+        if run.problem is not None:
+            # Without the folder: the same runs give the same bytes wherever they lie.
+            reason = run.problem.replace(f"{run.path}/", "").replace(str(run.path), "it")
+            flags.append(f"{run.run_id} cannot be read and is not used: {reason}")
+        elif not run.finished:
+            flags.append(f"{run.run_id} is unfinished and not used ({run.progress})")
+        elif run.identity != identity:
+            flags.append(f"{run.run_id} has another configuration than {identity} and is not used")
+    for run in used:
+        if run.dirty:
+            flags.append(f"{run.run_id} ran code with uncommitted changes")
+        flags += [f"{run.run_id} was resumed with other {what}" for what in run.resumed_otherwise]
+        if "val/bbox/AP" not in run.values:
+            flags.append(f"{run.run_id} has no AP in its results")
+    return OurRow(experiment, tuple(used), tuple(flags), command(experiment, recipe))
+
+
+def _chosen_identity(finished: Sequence[RunSummary]) -> str | None:
+    """Configurations are no seeds of one another: the one with most seeds is taken, of equal ones the newest."""
+    by_identity: dict[str, list[RunSummary]] = defaultdict(list)
+    for run in finished:
+        by_identity[run.identity].append(run)
+    ranked = sorted((len(runs), max(run.created_at for run in runs), name) for name, runs in by_identity.items())
+    return ranked[-1][2] if ranked else None
+
+
+def _runs(number: int) -> str:
+    return "run" if number == 1 else "runs"

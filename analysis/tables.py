@@ -1,0 +1,212 @@
+"""python -m analysis tables: the paper's tables 1 to 9 from finished runs, the published numbers beside them."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.formats import DASH, Cell, Footnotes, Grid, render
+from analysis.output import add_output_arguments, emit
+from analysis.paper.rows import EXPERIMENTS, published_tables
+from analysis.run_summary import RunSummary, choose_recipe, load_summaries
+from analysis.table_rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
+
+TABLES = tuple(EXPERIMENTS)
+_METRICS = {column.published for column in COLUMNS if column.published}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--table", nargs="+", type=int, choices=range(1, 10), metavar="N", help="only these, 1 to 9 (default all)"
+    )
+    add_output_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--runs`` and ``--recipe``, as all commands over many runs have them."""
+    parser.add_argument(
+        "--runs", nargs="+", type=Path, default=[Path("runs")], metavar="RUNS", help="folders of runs (default runs)"
+    )
+    parser.add_argument("--recipe", help="use runs of this recipe (default: the one there is)")
+
+
+def run(args: argparse.Namespace) -> None:
+    summaries = load_summaries(args.runs)
+    recipe = choose_recipe(summaries, args.recipe)
+    tables = [f"table{number}" for number in args.table] if args.table else TABLES
+    emit(render(build_tables(summaries, recipe, tables), args.format), args.out)
+
+
+def build_tables(summaries: Sequence[RunSummary], recipe: str, tables: Sequence[str] = TABLES) -> list[Grid]:
+    """The tables, of the finished runs of one recipe."""
+    rows = our_rows(summaries, recipe)
+    return [build_table(table, rows, recipe) for table in tables]
+
+
+def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
+    """One table: for each row of the paper's, ours (where this suite trains it) and, below it, the published one.
+
+    A difference, in brackets, is to the table's baseline row: ours to ours, published to published.
+    """
+    published = published_tables()[table]
+    columns = table_columns(table)
+    labels = [key for key in published["rows"][0] if key not in _METRICS]
+    experiments = EXPERIMENTS[table]
+    own = {name: rows.get(name, missing_row(name, recipe)) for name in experiments if name is not None}
+    baseline = baseline_of(table)
+    base_published = published["rows"][experiments.index(baseline)]
+    footnotes, groups, records = Footnotes(), [], []
+    reference = _reference_data(own, baseline)
+    for experiment, row in zip(experiments, published["rows"], strict=True):
+        lines = []
+        if experiment is not None:
+            ours = own[experiment]
+            marks = [footnotes.mark(text) for text in _flags(ours, reference)]
+            lines.append(_our_line(ours, own[baseline], columns, labels, row, tuple(marks)))
+            records += _records(table, ours, own[baseline], row, base_published, _flags(ours, reference))
+        lines.append(_published_line(row, base_published, columns, labels))
+        groups.append(tuple(lines))
+    return Grid(
+        f"Table {table.removeprefix('table')}: {published['title']}",
+        (*(label.replace("_", " ") for label in labels), "source", "n", *(column.title for column in columns)),
+        tuple(groups),
+        num_label_columns=len(labels) + 1,
+        footnotes=footnotes.all(),
+        remarks=_remarks(own, baseline, columns, recipe),
+        records=tuple(records),
+    )
+
+
+def table_columns(table: str) -> list[Column]:
+    """The columns that the paper's table has; where it has a cost, also those that tell the cost without a clock."""
+    rows = published_tables()[table]["rows"]
+    known = [column for column in COLUMNS if any(column.published in row for row in rows)]
+    return known + ([column for column in COLUMNS if column.published is None] if "FPS" in rows[0] else [])
+
+
+def _our_line(
+    ours: OurRow, base: OurRow, columns: Sequence[Column], labels: Sequence[str], row: Mapping[str, Any], marks: Any
+) -> tuple[Cell, ...]:
+    cells = [Cell(_our_label(ours, label, row[label])) for label in labels]
+    cells += [Cell(ours.experiment, marks), Cell(str(len(ours.used)) if ours.used else DASH)]
+    for column in columns:
+        value, reference = ours.value(column), base.value(column)
+        text = DASH if value is None else _format(value, column.digits)
+        if value is not None and reference is not None and ours is not base:
+            text += f" ({_signed(value.mean - reference.mean, column.digits)})"
+        cells.append(Cell(text))
+    return tuple(cells)
+
+
+def _published_line(
+    row: Mapping[str, Any], base: Mapping[str, Any], columns: Sequence[Column], labels: Sequence[str]
+) -> tuple[Cell, ...]:
+    cells = [*(Cell(_label(row[label])) for label in labels), Cell("paper"), Cell("")]
+    for column in columns:
+        value, reference = row.get(column.published or ""), base.get(column.published or "")
+        digits = column.published_digits
+        text = DASH if value is None else f"{value:.{digits}f}"
+        if value is not None and reference is not None and row is not base:
+            text += f" ({_signed(value - reference, digits)})"
+        cells.append(Cell(text if column.published else ""))
+    return tuple(cells)
+
+
+def _records(
+    table: str, ours: OurRow, base: OurRow, row: Mapping[str, Any], base_row: Mapping[str, Any], flags: Sequence[str]
+) -> list[dict[str, object]]:
+    """One for each number of a row, at full precision."""
+    records = []
+    for column in table_columns(table):
+        value, reference = ours.value(column), base.value(column)
+        published, base_published = row.get(column.published or ""), base_row.get(column.published or "")
+        records.append(
+            {
+                "table": table.removeprefix("table"),
+                "experiment": ours.experiment,
+                "metric": column.title,
+                "mean": value.mean if value else None,
+                "std": value.std if value else None,
+                "n": value.n if value else 0,
+                "difference": value.mean - reference.mean if value and reference else None,
+                "published": published,
+                "published_difference": round(published - base_published, 6)
+                if published is not None and base_published is not None
+                else None,
+                "baseline": base.experiment,
+                "command": None if ours.used else ours.command,
+                "flags": "; ".join(flags),
+            }
+        )
+    return records
+
+
+def _flags(ours: OurRow, reference: tuple[str | None, str | None] | None) -> list[str]:
+    flags = list(ours.flags)
+    for run in ours.used:
+        if run.fingerprints != reference:
+            differs = [
+                name for name, a, b in zip(("training", "validation"), run.fingerprints, reference or (), strict=True)
+                if a != b
+            ]  # fmt: skip
+            flags.append(
+                f"{run.run_id} has other {' and '.join(differs)} data than the table's baseline row or most of it"
+            )
+    if not ours.used:
+        flags.append(f"no finished run; train it with `{ours.command}`")
+    return flags
+
+
+def _reference_data(own: Mapping[str, OurRow], baseline: str) -> tuple[str | None, str | None] | None:
+    """The data of the baseline row, without one those of most runs."""
+    runs = own[baseline].used or [run for row in own.values() for run in row.used]
+    counts = Counter(run.fingerprints for run in runs)
+    return min(counts, key=lambda prints: (-counts[prints], str(prints)), default=None)
+
+
+def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[Column], recipe: str) -> tuple[str, ...]:
+    used = {run.run_id: run for row in own.values() for run in row.used}.values()
+    remarks = [
+        f"Recipe {recipe}. AP in percent; mean ± sample standard deviation over n seeds, in brackets the difference "
+        f"to the row {baseline}; below each row what the paper reports for COCO val2017."
+    ]
+    if used:
+        data = _listed({f"{run.data_name} {(run.fingerprints[1] or 'unknown')[:8]}" for run in used})
+        sizes = _listed({str(run.num_val_images) for run in used if run.num_val_images is not None})
+        shas = _listed({sha[:8] for run in used for sha in run.shas}) or "unknown"
+        devices = _listed({device for run in used for device in run.devices}) or "unknown"
+        remarks.append(f"Validation data {data} ({sizes or 'unknown'} images); code {shas}; trained on {devices}.")
+        if not own[baseline].used:
+            remarks.append(f"No differences of ours: the row {baseline} has no finished run.")
+        if any(c.title == "FPS" and all(row.value(c) is None for row in own.values()) for c in columns):
+            remarks.append("None of these runs has a measured FPS.")
+    return tuple(remarks)
+
+
+def _listed(values: set[str]) -> str:
+    return ", ".join(sorted(values))
+
+
+def _our_label(ours: OurRow, label: str, published: Any) -> str:
+    """What our runs are, where their scale may change it; otherwise the row is what the paper's is."""
+    if label not in ("stages", "proposals", "epochs"):
+        return _label(published)
+    values = [run.epoch if label == "epochs" else run.axes.get(label) for run in ours.used]
+    return "/".join(f"{value:.4g}" for value in sorted({value for value in values if value is not None})) or DASH
+
+
+def _label(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _format(value: Value, digits: int) -> str:
+    spread = "" if value.std is None else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread}"
+
+
+def _signed(difference: float, digits: int) -> str:
+    return f"{round(difference, digits) + 0.0:+.{digits}f}"
