@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from analysis.runs import RunError, read_run
 from experiments.background import Background
 from experiments.views import View
 from experiments.wandb_file import last_position
@@ -25,9 +26,9 @@ MAX_WAITING = 1000
 class WandbWriter:
     """Writes from a thread of its own, so that W&B can be slow, down or out of disk without any effect on the training.
 
-    Every row has a position (``_step``) made of the training step, not a running number: a resumed run writes again
-    what it repeats, and rows up to the last position that an earlier session left behind are dropped. Charts run over
-    ``progress/step``.
+    Every row has a position (``_step``) made of the training step, not a running number. A resumed run first writes
+    what metrics.jsonl has and W&B has not, killed as it was; what it repeats then has a position that exists, and is
+    dropped. Charts run over ``progress/step``.
 
     Args:
         project, entity: where the run goes; entity None is the key's own.
@@ -90,22 +91,32 @@ class WandbWriter:
                 print(f"W&B:           {where}", file=sys.stderr)
 
     def _put(self, position: int, step: int, epoch: float, metrics: dict[str, float], media: Any) -> None:
-        def write() -> None:
-            if position > self._last:
-                self._last = position
-                progress = {"progress/step": step, "progress/epoch": epoch}
-                self._run.log({**progress, **metrics, **media()}, step=position, commit=True)
+        self._later(lambda: position > self._last and self._write(position, step, epoch, metrics, media()))
 
-        self._later(write)
+    def _write(
+        self, position: int, step: int, epoch: float, metrics: Mapping[str, float | None], media: Mapping[str, Any]
+    ) -> None:
+        if position > self._last:
+            self._last = position
+            progress = {"progress/step": step, "progress/epoch": epoch}
+            self._run.log({**progress, **metrics, **media}, step=position, commit=True)
 
     def _later(self, call: Any) -> None:
         if self._background is None:
             advice = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
             self._background = Background("W&B", MAX_WAITING, advice)
-            self._background.put(self._start)
+            earlier = self._earlier_events()
+            self._background.put(lambda: self._start(earlier))
         self._background.put(call)
 
-    def _start(self) -> None:
+    def _earlier_events(self) -> list[dict[str, Any]]:
+        """What the run has logged up to now, but for the newest event, which is on its way."""
+        try:
+            return read_run(self._path).events()[:-1]
+        except RunError:
+            return []
+
+    def _start(self, earlier: Sequence[Mapping[str, Any]]) -> None:
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or self.mode
@@ -131,10 +142,12 @@ class WandbWriter:
         )
         for group in ("train/*", "val/*"):
             self._run.define_metric(group, step_metric="progress/step")
-        # Online the server knows what it has: what a killed session had not sent is sent again, as far as the run
-        # repeats it. Offline the files of the sessions before know.
+        # Online the server knows what it has, offline the files of the sessions before.
         offline = self._run.settings.mode == "offline"
         self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.step - 1
+        known = {2 * event["step"] + (event["event"] == "eval"): event for event in earlier}
+        for position, event in sorted(known.items()):
+            self._write(position, event["step"], event["epoch"], event["metrics"], {})
 
     def _media(self, record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
         import wandb

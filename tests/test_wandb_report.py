@@ -21,14 +21,21 @@ def server(monkeypatch):
     class Project:
         name = "project"
 
+    class Client:
+        app_url = "http://server"
+
     class Api:
+        client = Client()
+
         def projects(self, entity):
             return [Project()]
 
     def answer(api, query, variables, *args, **kwargs):
         requests.append(variables)
         if "spec" in variables:
-            return {"upsertView": {"view": {"id": "abc", "name": "n", "displayName": "t"}}}
+            project = {"name": "project", "entityName": "entity"}
+            view = {"id": "abc", "name": "n", "displayName": "t", "project": project, "spec": variables["spec"]}
+            return {"upsertView": {"view": view}}
         return {"project": {"internalId": "1234"}}
 
     monkeypatch.setattr(interface, "_get_api", Api)

@@ -9,6 +9,7 @@ import gzip
 import http.server
 import json
 import re
+import sys
 import threading
 from typing import Any
 
@@ -24,7 +25,7 @@ class StandIn:
         class Handler(_Handler):
             owner = stand_in
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -77,6 +78,12 @@ class StandIn:
         if piece:
             assert piece["offset"] == len(rows), f"{name}: line {piece['offset']} sent after {len(rows)} lines"
             rows += map(json.loads, piece["content"])
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the other end was killed
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
