@@ -1,0 +1,80 @@
+"""python -m analysis dashboard: one HTML page to compare runs on, as a file or served while they go on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from analysis.dashboard.page import build_page
+from analysis.dashboard.serve import Server
+from analysis.dashboard.source import Content, Source
+from analysis.runs import RunError
+
+MAX_MEGABYTES = 25.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--out", type=Path, help="HTML file to write; with --serve it is kept up to date")
+    parser.add_argument("--serve", action="store_true", help="serve the page and refresh it while runs go on")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address for --serve (default: 127.0.0.1, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=8765, help="port for --serve (default: 8765; 0: any free one)")
+    parser.add_argument("--interval", type=float, default=5.0, help="seconds between refreshes (default: 5)")
+    parser.add_argument(
+        "--max-mb",
+        type=float,
+        default=MAX_MEGABYTES,
+        help="size of the page; images are left out above it (default: 25)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page, serve it, or both.
+
+    Raises:
+        RunError: no runs, or an argument that cannot be.
+    """
+    if args.out is None and not args.serve:
+        raise RunError("say what to make: --out page.html, --serve, or both")
+    for name in ("max_mb", "interval"):
+        if not getattr(args, name) > 0:
+            raise RunError(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name):g}")
+    source = Source(args.runs, int(args.max_mb * 1e6))
+    content = source.read_or_refuse()
+    if args.out is not None:
+        size = write_page(args.out, content)
+        print(f"{args.out}: {source.num_runs} runs, {size / 1e6:.1f} MB")
+        if size > source.max_bytes:
+            print(f"note: the tables and curves alone take more than the {args.max_mb:g} MB of --max-mb")
+    if args.serve:
+        update = (lambda content: write_page(args.out, content)) if args.out is not None else (lambda content: None)
+        server = Server((args.host, args.port), source, content, args.interval, update)
+        print(f"{source.num_runs} runs at {server.url} (Ctrl-C ends it)", flush=True)
+        server.run()
+    return 0
+
+
+def write_page(out: Path, content: Content) -> int:
+    """Write the page as a whole, its folder too where it is missing; returns its size in bytes.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    page = build_page(content.data, content.views)
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the page from a web server or a colleague
+        os.replace(temporary, out)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise RunError(f"{out} cannot be written: {error.strerror or error}; give another --out") from error
+    return len(page)

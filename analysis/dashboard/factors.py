@@ -1,0 +1,108 @@
+"""The configurations of many runs: stored compactly, and the keys in which they differ."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Keys that make no row of a table: where files lie, how a run is logged, on what it is computed.
+NO_FACTOR = re.compile(
+    r"(seed|experiment_name|recipe_name|runs_root|sweep|scale|hydra|log|eval)(\.|\[|$)"
+    r"|weights\.|data\.(name|root|generator|num_workers|cache_images|num_classes|drop_degenerate_boxes)(\.|$)"
+    r"|data\.\w+\.(annotations|images)$|model\.stage\.num_classes$"
+    r"|train\.(device|num_micro_batches|checkpoint_every|log_every|channels_last|activation_checkpointing)$"
+)
+ABSENT = "absent"  # a value no JSON text equals
+TARGET = "._target_"
+
+
+def flatten(config: Any, path: str = "") -> dict[str, Any]:
+    """Dotted keys to values; a list of plain values is one value, an empty node is a value of its own."""
+    if isinstance(config, Mapping) and config:
+        children = [(f"{path}.{key}" if path else str(key), value) for key, value in config.items()]
+    elif isinstance(config, list) and any(isinstance(item, (dict, list)) for item in config):
+        children = [(f"{path}[{index}]", value) for index, value in enumerate(config)]
+    else:
+        return {path: _plain(config)} if path else {}
+    return {key: value for name, child in children for key, value in flatten(child, name).items()}
+
+
+def compact(configs: Sequence[Mapping[str, Any] | None]) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """The most common value of each key, and for each flat config what is different in it.
+
+    Returns:
+        base: key to value, of the keys that most configs have.
+        differences: for each config `set` (key to value) and `absent` (keys of the base that it lacks), or None.
+    """
+    known = [config for config in configs if config is not None]
+    base: dict[str, Any] = {}
+    for key in sorted({key for config in known for key in config}):
+        most_common = Counter(_code(config, key) for config in known).most_common(1)[0][0]
+        if most_common != ABSENT:
+            base[key] = json.loads(most_common)
+    differences: list[dict[str, Any] | None] = []
+    for config in configs:
+        if config is None:
+            differences.append(None)
+            continue
+        changed = {key: value for key, value in config.items() if _code(base, key) != _code(config, key)}
+        differences.append({"set": changed, "absent": sorted(key for key in base if key not in config)})
+    return base, differences
+
+
+def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """The keys in which configs differ, without those of paths, logging and workers.
+
+    Keys that say the same are one factor: those with equal values (`num_stages` and `model.num_stages`), and a class
+    with the arguments that come with it.
+
+    Returns:
+        for each factor `key`, `label` (short) and `also` (the other keys).
+    """
+    known = [config for config in configs if config is not None]
+    keys = {key for config in known for key in config if not NO_FACTOR.match(key)}
+    codes = {key: [_code(config, key) for config in known] for key in keys}
+    varying = [key for key in keys if len(set(codes[key])) > 1]
+    groups: dict[str, list[str]] = {}
+    for key in sorted(varying, key=lambda key: (not key.endswith(TARGET), key.count("."), key)):
+        first = next((first for first in groups if _says_the_same(first, key, codes)), None)
+        if first is None:
+            groups[key] = []
+        else:
+            groups[first].append(key)
+    factors = [{"key": key, "label": _label(key), "also": also} for key, also in groups.items()]
+    return sorted(factors, key=lambda factor: factor["label"])
+
+
+def find_other_keys(configs: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """The keys of paths, logging and workers."""
+    return sorted({key for config in configs if config is not None for key in config if NO_FACTOR.match(key)})
+
+
+def _says_the_same(first: str, key: str, codes: Mapping[str, Sequence[str]]) -> bool:
+    if codes[first] == codes[key]:
+        return True
+    node = first.removesuffix(TARGET)
+    is_inside = first.endswith(TARGET) and (key == node or key.startswith(f"{node}."))
+    return is_inside and len(set(zip(codes[first], codes[key], strict=True))) == len(set(codes[first]))
+
+
+def _label(key: str) -> str:
+    return key.removesuffix(TARGET).removeprefix("model.")
+
+
+def _code(config: Mapping[str, Any], key: str) -> str:
+    return json.dumps(config[key], sort_keys=True) if key in config else ABSENT
+
+
+def _plain(value: Any) -> Any:
+    """1.0 is 1, as in a run's identity; what is no JSON (NaN, infinity) becomes its name."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return str(value) if not math.isfinite(value) else int(value) if value.is_integer() else value
+    return value

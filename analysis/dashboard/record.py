@@ -1,0 +1,189 @@
+"""One folder among the runs as a row of the page: plain values, whatever is in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from analysis.dashboard.curves import curves
+from analysis.dashboard.factors import flatten
+from analysis.dashboard.pack import PackedView, pack_view
+from analysis.dashboard.values import ap_values, number, percent, seconds_of, text, whole
+from analysis.runs import NewerSchemaError, Run, RunError, read_run
+from analysis.view_files import view_ids
+
+T = TypeVar("T")
+_STAGE = re.compile(r"val/stage_(\d{1,3})/AP")
+_NUM_RECALLS = 101
+
+
+@dataclass(frozen=True)
+class Record:
+    """A folder as the page shows it: `row` (plain values), the flat config or None, the views."""
+
+    row: dict[str, Any]
+    config: dict[str, Any] | None = None
+    views: list[PackedView] = field(default_factory=list)
+
+
+def read_record(path: Path, root: Path) -> Record:
+    """The record of a folder under `root`; whatever is wrong with it becomes its `problems`, never an exception."""
+    key = path.relative_to(root).as_posix() if path != root else path.resolve().name
+    row: dict[str, Any] = {"key": key, "name": key, "is_run": False, "problems": []}
+    try:
+        run = read_run(path)
+    except NewerSchemaError as error:
+        return Record({**row, "state": "newer", "problems": [str(error).replace(str(path), "it", 1)]})
+    except (RunError, OSError) as error:
+        has_meta = (path / "meta.json").exists()
+        why = (
+            str(error).replace(f"{path}/", "")
+            if has_meta
+            else "no meta.json: no run, or one whose creation was cut off"
+        )
+        return Record({**row, "state": "unreadable" if has_meta else "foreign", "problems": [why]})
+    return _Reader(run, row["problems"]).record(row)
+
+
+class _Reader:
+    """Reads the parts of a run one by one, so that a damaged file costs its own part and no other."""
+
+    def __init__(self, run: Run, problems: list[str]) -> None:
+        self.run = run
+        self.problems = problems
+
+    def record(self, row: dict[str, Any]) -> Record:
+        status = self._part("status.json", lambda: self.run.status, {"state": "unreadable"})
+        results = self._part("results.json", lambda: self.run.results, None)
+        evaluations = self._part("eval", lambda: self.run.evaluations, [])
+        events = self._part("metrics.jsonl", self.run.events, [])
+        config = self._part("config.json", lambda: flatten(self.run.config), None)
+        latest = evaluations[-1] if evaluations else {}
+        row = {**row, "is_run": True, **self._part("meta.json", self._identity, {}), **_progress(status)}
+        row |= self._part("metrics.jsonl", lambda: self._curves(events, status), {})
+        row |= self._part("the newest evaluation", lambda: _evaluation(latest), {})
+        row |= self._part("the AP numbers", lambda: _numbers(results, latest, events), {})
+        if isinstance(results, dict):
+            row["seconds"] = number(results.get("train/time/seconds")) or row.get("seconds")
+            row["images_per_second"] = number(results.get("train/speed/images_per_second"), 4)
+            row["gflops"] = number(results.get("model/cost/forward_gflops"))
+            row["parameters"] = number(results.get("model/size/num_parameters"), 12)
+        self._notes(row)
+        return Record(row, config, self._views())
+
+    def _identity(self) -> dict[str, Any]:
+        meta = self.run.meta
+        data, git = _object(meta.get("data")), _object(meta.get("git"))
+        return {
+            "name": text(meta.get("experiment"), "no name"),
+            "experiments": [text(name) for name in self.run.experiments if name] if "experiment" in meta else [],
+            "run_id": text(self.run.run_id),
+            "identity": text(meta.get("identity")),
+            "recipe": text(meta.get("recipe")),
+            "seed": whole(meta.get("seed")),
+            "data": text(data.get("name")),
+            "device": text(meta.get("device")),
+            "created_at": text(meta.get("created_at")),
+            "commit": None if git.get("sha") is None else f"{str(git['sha'])[:10]}{'*' if git.get('dirty') else ''}",
+        }
+
+    def _curves(self, events: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str, Any]:
+        resumes = self.run.meta.get("resumes")
+        moments = [_object(item).get("resumed_at") for item in (resumes if isinstance(resumes, list) else [])]
+        resumed = [second for moment in moments if (second := seconds_of(moment)) is not None]
+        return curves(events, seconds_of(status.get("started_at")), resumed)
+
+    def _notes(self, row: dict[str, Any]) -> None:
+        if row.get("state") == "finished" and not (self.run.path / "results.json").exists():
+            self.problems.append("finished, but results.json is missing")
+        num_unreadable, torn = self._part("metrics.jsonl", self._bad_lines, (0, False))
+        if num_unreadable:
+            lines = "line" if num_unreadable == 1 else "lines"
+            self.problems.append(f"metrics.jsonl: {num_unreadable} unreadable {lines} left out")
+        if torn and row.get("state") not in ("running", "created"):
+            self.problems.append("metrics.jsonl: the last line is cut off and left out")
+
+    def _bad_lines(self) -> tuple[int, bool]:
+        return self.run.num_unreadable_lines, self.run.has_torn_line
+
+    def _views(self) -> list[PackedView]:
+        views = []
+        for image_id in self._part("views", lambda: view_ids(self.run), []):
+            view = self._part(f"views/{image_id}.json", lambda i=image_id: pack_view(self.run, i), None)
+            if view is not None:
+                views.append(view)
+                self.problems += [self._shortened(problem) for problem in view.problems]
+        return views
+
+    def _part(self, what: str, read: Callable[[], T], default: T) -> T:
+        try:
+            return read()
+        except RunError as error:  # names the file
+            problem = self._shortened(str(error))
+        except Exception as error:  # the content of a foreign or damaged file can be wrong in any way
+            problem = f"{what} is damaged: {type(error).__name__}: {error}"
+        if problem not in self.problems:
+            self.problems.append(problem)
+        return default
+
+    def _shortened(self, problem: str) -> str:
+        """Without the path of the run, which the row shows anyway."""
+        return problem.replace(f"{self.run.path}/", "")
+
+
+def _progress(status: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "state": text(status.get("state"), "unreadable"),
+        "step": whole(status.get("step")),
+        "num_steps": whole(status.get("num_steps")),
+        "epoch": number(status.get("epoch")),
+        "started_at": text(status.get("started_at")),
+        "updated_at": text(status.get("updated_at")),
+        "error": text(status.get("error")),
+    }
+
+
+def _numbers(results: Any, latest: Mapping[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
+    """AP of the detector and of each stage: the final numbers, or else those of the newest evaluation."""
+    logged = [event for event in events if event["event"] == "eval"]
+    last = logged[-1] if logged else {}
+    sources = [(results, None), (latest.get("metrics"), latest.get("step")), (last.get("metrics"), last.get("step"))]
+    for metrics, step in sources:
+        if isinstance(metrics, dict) and (ap := ap_values(metrics, "val/bbox")) is not None:
+            stages = sorted(int(match[1]) for name in metrics if (match := _STAGE.fullmatch(name)))
+            return {
+                "ap": ap,
+                "ap_step": whole(step),
+                "stages": [[stage, ap_values(metrics, f"val/stage_{stage}")] for stage in stages],
+            }
+    return {}
+
+
+def _evaluation(latest: Mapping[str, Any]) -> dict[str, Any]:
+    """AP and AP50 of each class in percent; precision at 101 recalls of each IoU threshold."""
+    classes = _object(latest.get("per_class"))
+    curves = {
+        text(name): [_precision(value) for value in values]
+        for name, values in _object(latest.get("precision_recall")).items()
+        if isinstance(values, list) and len(values) == _NUM_RECALLS
+    }
+    return {
+        "classes": [
+            [text(name), percent(_object(values).get("AP")), percent(_object(values).get("AP50"))]
+            for name, values in classes.items()
+        ],
+        "precision_recall": {name: values for name, values in curves.items() if any(v is not None for v in values)},
+        "evaluated_step": whole(latest.get("step")),
+    }
+
+
+def _precision(value: Any) -> float | None:
+    precision = number(value)
+    return None if precision is None or precision < 0 else round(precision, 3)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,56 @@
+"""What a file of a run may hold, as what the page can show: finite numbers, short texts, AP in percent."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timezone
+from typing import Any
+
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+MAX_TEXT = 300
+
+
+def number(value: Any, digits: int = 6) -> float | None:
+    """A finite number to so many significant digits; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return float(f"{number:.{digits}g}") if math.isfinite(number) else None
+
+
+def whole(value: Any) -> int | None:
+    """An integer; None for anything else."""
+    return value if type(value) is int and abs(value) < 2**53 else None
+
+
+def percent(fraction: Any) -> float | None:
+    """A fraction in percent; None for COCO's -1, which says that there is no ground truth."""
+    value = number(fraction, 12)
+    return None if value is None or value < 0 else round(100 * value, 4)
+
+
+def text(value: Any, default: str | None = None) -> str | None:
+    """A text, cut where it is too long for a cell; the default for None."""
+    if value is None:
+        return default
+    content = value if isinstance(value, str) else repr(value)
+    return content if len(content) <= MAX_TEXT else content[: MAX_TEXT - 1] + "…"
+
+
+def seconds_of(iso: Any) -> float | None:
+    """Seconds since 1970 of an ISO 8601 time, UTC where it names no zone; None for anything else."""
+    try:
+        time = datetime.fromisoformat(iso.replace("Z", "+00:00"))
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def ap_values(metrics: dict[str, Any], prefix: str) -> list[float | None] | None:
+    """The six AP numbers under `prefix/`, in percent; None where there is no AP."""
+    if f"{prefix}/AP" not in metrics:
+        return None
+    return [percent(metrics.get(f"{prefix}/{name}")) for name in AP_NAMES]
