@@ -24,8 +24,8 @@ def record_responses(stages: nn.ModuleList) -> Iterator[list[Tensor]]:
         magnitude = interaction.filter_roi(object_features, roi_features).norm(dim=-1)
         found.append(magnitude.view(*object_features.shape[:2], *roi_features.shape[-2:]))
 
-    interactions = [stage.interaction for stage in stages if hasattr(stage.interaction, "filter_roi")]
-    handles = [interaction.register_forward_hook(look) for interaction in interactions]
+    interactions: list[Any] = [stage.interaction for stage in stages]
+    handles = [each.register_forward_hook(look) for each in interactions if hasattr(each, "filter_roi")]
     try:
         yield found
     finally:
