@@ -15,7 +15,7 @@ COMMANDS = {
     "dashboard": ("analysis.dashboard.command", "one HTML page to compare runs on, without network"),
     "stages": ("analysis.stages", "one image stage by stage, the learned boxes, where the dynamic head looks"),
     "tables": ("analysis.tables", "the paper's tables 1 to 9 from finished runs, published numbers beside them"),
-    "figures": ("analysis.figures", "figure 1, AP over epochs"),
+    "figures": ("analysis.figures", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
     "compare": ("analysis.compare", "whether rows really differ: bootstrap over images, Welch over seeds, Holm"),
     "agreement": ("analysis.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
     "errors": ("analysis.errors", "where AP comes from: size, class, crowding, stage; duplicates by stage"),

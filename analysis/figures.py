@@ -1,9 +1,10 @@
-"""python -m analysis figures: figure 1, AP over epochs, as PNG and PDF."""
+"""python -m analysis figures: figure 1, AP over epochs, and figure 4, an image stage by stage, as PNG and PDF."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from analysis.run_summary import RunSummary, choose_recipe, load_summaries
 from analysis.runs import RunError, read_run
 from analysis.table_rows import our_rows
 from analysis.tables import add_run_arguments
+from analysis.view_files import read_view, view_ids
 
+BASELINE = "baseline"
 DEFAULT_EXPERIMENTS = tuple(name for name in EXPERIMENTS["table1"] if name is not None)
 # Okabe and Ito (2008), distinct under the common colour blindnesses; black is for what was published.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -42,10 +45,13 @@ class Curve:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for figure1.png and figure1.pdf")
     parser.add_argument(
-        "--experiments", nargs="+", metavar="NAME", help="rows to draw (default: those of table 1 that have runs)"
+        "--out", type=Path, required=True, metavar="DIR", help="folder for figure1 and figure4, .png and .pdf"
     )
+    parser.add_argument(
+        "--experiments", nargs="+", metavar="NAME", help="rows of figure 1 (default: those of table 1 that have runs)"
+    )
+    parser.add_argument("--score-threshold", type=float, default=0.3, help="boxes of figure 4 (default 0.3)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,6 +59,34 @@ def run(args: argparse.Namespace) -> None:
     recipe = choose_recipe(summaries, args.recipe)
     for path in write_figure1(summaries, recipe, args.out, args.experiments):
         print(path)
+    figure4 = write_figure4(summaries, recipe, args.out, args.score_threshold)
+    for path in figure4:
+        print(path)
+    if not figure4:
+        print(f"no figure 4: no finished run of {BASELINE} has views (eval.num_pictures)", file=sys.stderr)
+
+
+def write_figure4(
+    summaries: Sequence[RunSummary], recipe: str, out: Path, score_threshold: float, image_id: int | None = None
+) -> list[Path]:
+    """Draw the baseline's proposals and stages on a validation image; nothing where no run of it has a view.
+
+    Args:
+        image_id: of the image; None takes the first that the run has.
+    """
+    from analysis.stage_figures import stages_figure
+    from analysis.stages import save
+
+    rows = our_rows(summaries, recipe)
+    runs = [read_run(summary.path) for summary in rows[BASELINE].used] if BASELINE in rows else []
+    viewed = next((run for run in runs if view_ids(run)), None)
+    if viewed is None:
+        return []
+    view = read_view(viewed, view_ids(viewed)[0] if image_id is None else image_id)
+    paths = [out / f"figure4.{suffix}" for suffix in ("png", "pdf")]
+    for path in paths:
+        save(stages_figure(view, score_threshold, with_truth=False), path)
+    return paths
 
 
 def write_figure1(

@@ -19,7 +19,7 @@ from analysis.compare import (
     measure,
 )
 from analysis.errors import error_grids
-from analysis.figures import curves, write_figure1
+from analysis.figures import curves, write_figure1, write_figure4
 from analysis.formats import Grid, render
 from analysis.output import write_file
 from analysis.paper.rows import EXPERIMENTS, published_tables
@@ -30,7 +30,8 @@ from analysis.tables import add_run_arguments, build_table
 
 COMMENTS = "comments.md"
 PAGE = "README.md"
-SECTIONS = ("overview", "figure1", "order", *EXPERIMENTS, "errors")
+FIGURE4_SCORE = 0.3
+SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "errors")
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def run(args: argparse.Namespace) -> None:
     comments = read_comments(args.out / COMMENTS)
     rows = our_rows(summaries, recipe)
     tests = measure_rows(rows, args.annotations, args.resamples, args.seed)
-    figure = _figure(summaries, recipe, args.out)
+    figure, figure4 = _figure(summaries, recipe, args.out), _figure4(summaries, recipe, args.out)
     errors = _errors(rows, args.annotations)
-    page = build_page(rows, recipe, comments, tests, args.confidence, figure, errors)
+    page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, errors)
     write_file(args.out / PAGE, page.encode())
     print(args.out / PAGE)
 
@@ -116,6 +117,7 @@ def build_page(
     tests: MeasuredRows,
     confidence: float,
     figure: str,
+    figure4: str,
     errors: str,
 ) -> str:
     """The whole page."""
@@ -137,6 +139,9 @@ def build_page(
         "## Figure 1: convergence",
         figure,
         comments.get("figure1", ""),
+        "## Figure 4: one image, stage by stage",
+        figure4,
+        comments.get("figure4", ""),
         "## Does the order of rows agree?",
         render([replace(agreement_grid(list(agreements.values()), recipe), title="")], "markdown").strip(),
         comments.get("order", ""),
@@ -184,6 +189,15 @@ def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
     if all(len(curve.epochs) == 1 for curve in curves(summaries, recipe)):
         text += " These runs were evaluated once, at their end: a curve needs `eval.every_epochs`."
     return text
+
+
+def _figure4(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
+    if not write_figure4(summaries, recipe, out, FIGURE4_SCORE):
+        return "No figure: no finished run of the row `baseline` has views."
+    return (
+        "![The baseline's proposals and stages](figure4.png)\n\nThe baseline's learned proposals, then the boxes that "
+        f"each stage scores {FIGURE4_SCORE:g} or more, one colour per proposal. Also as [PDF](figure4.pdf)."
+    )
 
 
 def _errors(rows: Mapping[str, OurRow], annotations: Path | None) -> str:

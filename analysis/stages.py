@@ -12,7 +12,13 @@ import numpy.typing as npt
 from analysis.runs import Run, RunError, read_run
 from analysis.view_files import read_view, view_ids
 
-FORMATS = (".png", ".pdf", ".svg")
+# Without the time of writing: the same view gives the same file.
+UNDATED: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    ".svg": {"Date": None},
+}
+FORMATS = tuple(UNDATED)
 BOXES = "proposals.boxes_cxcywh_norm"  # of a weights file
 
 
@@ -61,7 +67,7 @@ def save(figure: Any, out: Path) -> None:
     temporary = out.with_name(f".{out.stem}.tmp{out.suffix}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, dpi=200)
+        figure.savefig(temporary, dpi=200, metadata=UNDATED[out.suffix.lower()])
         temporary.replace(out)
     except OSError as error:
         raise RunError(f"{out} cannot be written: {error.strerror or error}") from error

@@ -129,7 +129,7 @@ def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "comments.md"
     assert read_comments(path) == {}
     path.write_text("## tabel8\nx\n")
-    with pytest.raises(RunError, match="has a section 'tabel8'; the page has overview, figure1, order, table1, "):
+    with pytest.raises(RunError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
         read_comments(path)
     path.write_text("## table8\nx\n## table8\ny\n")
     with pytest.raises(RunError, match="has the section 'table8' twice: join them"):

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from analysis.formats import DASH, Grid
-from analysis.paper.rows import EXPERIMENTS, published_tables
+from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
 from analysis.run_summary import choose_recipe, load_summaries
 from analysis.runs import RunError
 from analysis.table_rows import COLUMNS, baseline_of, our_rows
 from analysis.tables import TABLES, build_table, build_tables
-from tests.helpers import shared
+from tests.helpers import ROOT, shared
 from tests.synthetic_runs import edit_meta, make_run, run_command, write_json
 
 
@@ -55,6 +55,18 @@ def test_published_numbers_are_those_given() -> None:
             assert record["published"] == published
             if published is not None:
                 assert record["published_difference"] == pytest.approx(published - base[key])
+
+
+def test_every_row_of_the_paper_is_one_of_ours() -> None:
+    ours = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    for table in EXPERIMENTS:
+        rows = published_rows(table)
+        assert rows, table
+        assert {row.experiment for row in rows} <= ours
+        assert len({row.experiment for row in rows}) == len(rows)
+    assert [(r.experiment, r.ap) for r in published_rows("table8")] == [("head_attention", 35.7), ("baseline", 42.3)]
+    assert [r.ap for r in published_rows("table7")] == [21.7, 36.2, 39.9, 42.3, 41.6]
+    assert [r.ap for r in published_rows("table1")] == [42.3, 43.5, 44.5, 45.6]
 
 
 def test_a_whole_table_cell_by_cell(tmp_path: Path) -> None:

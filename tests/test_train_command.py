@@ -80,7 +80,7 @@ def test_results_hold_the_twelve_numbers_of_every_stage_time_and_size(
     model = SparseRCNN.from_pretrained(run / "model.safetensors")
     assert results["model/size/num_parameters"] == sum(p.numel() for p in model.parameters())
     assert results["train/time/seconds"] > 0
-    assert results["train/speed/images_per_second"] == pytest.approx(6 * 4 / results["train/time/seconds"], rel=1e-3)
+    assert results["train/speed/images_per_second"] == pytest.approx(6 * 4 / results["train/time/seconds"], rel=0.01)
     assert results["model/speed/fps"] > 0
 
 
