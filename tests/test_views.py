@@ -117,6 +117,17 @@ def test_pictures(run, tmp_path, capsys, arguments, name):
     assert [p.name for p in out.parent.iterdir()] == [name]
 
 
+def test_figure_4_is_the_first_view_of_the_baseline(run, tmp_path, capsys):
+    arguments = ["figures", "--runs", str(run.parents[1]), "--out", str(tmp_path / "a"), "--score-threshold", "0.01"]
+    assert main(arguments) == 0
+    written = ["figure1.pdf", "figure1.png", "figure4.pdf", "figure4.png"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == written
+    assert len(capsys.readouterr().out.split()) == 4
+    alone = tmp_path / "alone.png"
+    assert main(["stages", "--run", str(run), "--score-threshold", "0.01", "--out", str(alone)]) == 0
+    assert (tmp_path / "a" / "figure4.png").read_bytes() == alone.read_bytes()  # and it has no date in it
+
+
 def test_the_picture_shows_the_boxes_of_each_stage(run):
     from analysis.stage_figures import stages_figure
 
