@@ -154,9 +154,11 @@ def _box(axis: Any, box_xyxy_abs: Any, colour: str, width: float = 1.6, style: s
 def _label(axis: Any, view: View, stage: int, p: int, colour: str) -> None:
     height, width = view.size_hw
     x1, y1 = view.boxes_xyxy_abs[stage, p, :2]
+    at_top = y1 < height / 15  # no room above the box
     # Class names are data: a $ in one must not begin a formula.
     text = f"{view.class_names[view.labels[stage, p]]} {view.scores[stage, p]:.2f}".replace("$", r"\$")
     axis.text(
-        min(max(x1, 0), width), min(max(y1, 0), height), text, fontsize=5, color="black", va="bottom", clip_on=True,
+        min(max(x1, 0), width), min(max(y1, 0), height), text, fontsize=5, color="black",
+        va="top" if at_top else "bottom", clip_on=True,
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
     )  # fmt: skip
