@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from analysis.output import write_file
 from analysis.runs import Run, RunError, read_run
 from analysis.view_files import read_view, view_ids
 
@@ -64,16 +66,12 @@ def save(figure: Any, out: Path) -> None:
     """Write a figure whole or not at all, and close it."""
     from matplotlib import pyplot as plt
 
-    temporary = out.with_name(f".{out.stem}.tmp{out.suffix}")
+    suffix, content = out.suffix.lower(), io.BytesIO()
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(temporary, dpi=200, metadata=UNDATED[out.suffix.lower()])
-        temporary.replace(out)
-    except OSError as error:
-        raise RunError(f"{out} cannot be written: {error.strerror or error}") from error
+        figure.savefig(content, format=suffix[1:], dpi=200, metadata=UNDATED[suffix])
     finally:
-        temporary.unlink(missing_ok=True)
         plt.close(figure)
+    write_file(out, content.getvalue())
 
 
 def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
