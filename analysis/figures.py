@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.output import write_file
+from analysis.output import write_figure
 from analysis.paper.rows import EXPERIMENTS, published_tables
 from analysis.run_summary import RunSummary, choose_recipe, load_summaries
 from analysis.runs import RunError, read_run
@@ -101,7 +100,10 @@ def write_figure1(
     names = {curve.name for curve in chosen}
     is_coco = {run.data_name for run in summaries if run.finished and names & set(run.experiments)} == {"coco"}
     published = published_points() if is_coco else {}
-    return [_write(out / f"figure1.{suffix}", _figure1(chosen, published, recipe), suffix) for suffix in ("png", "pdf")]
+    paths = [out / f"figure1.{suffix}" for suffix in ("png", "pdf")]
+    for path in paths:
+        write_figure(path, _figure1(chosen, published, recipe))
+    return paths
 
 
 def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[str] | None = None) -> list[Curve]:
@@ -171,12 +173,3 @@ def _figure1(chosen: Sequence[Curve], published: Mapping[str, tuple[int, float]]
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
-
-
-def _write(path: Path, figure: Any, suffix: str) -> Path:
-    content = io.BytesIO()
-    # Without the time of writing: the same runs give the same file.
-    metadata = {"Software": None} if suffix == "png" else {"CreationDate": None, "Producer": None, "Creator": None}
-    figure.savefig(content, format=suffix, metadata=metadata)
-    write_file(path, content.getvalue())
-    return path

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from analysis.formats import FORMATS
 from analysis.runs import RunError
+
+# Without the time of writing: the same view gives the same file.
+UNDATED: dict[str, dict[str, None]] = {
+    ".png": {"Software": None},
+    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    ".svg": {"Date": None},
+}
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,3 +61,14 @@ def write_file(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             os.unlink(temporary)
+
+
+def write_figure(path: Path, figure: Any, dpi: float | str = "figure") -> None:
+    """Write a matplotlib figure whole, in the format that its name ends in (one of ``UNDATED``).
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    suffix, content = path.suffix.lower(), io.BytesIO()
+    figure.savefig(content, format=suffix[1:], dpi=dpi, metadata=UNDATED[suffix])
+    write_file(path, content.getvalue())

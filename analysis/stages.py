@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.output import write_file
+from analysis.output import UNDATED, write_figure
 from analysis.runs import Run, RunError, read_run
 from analysis.view_files import read_view, view_ids
 
-# Without the time of writing: the same view gives the same file.
-UNDATED: dict[str, dict[str, None]] = {
-    ".png": {"Software": None},
-    ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-    ".svg": {"Date": None},
-}
 FORMATS = tuple(UNDATED)
 BOXES = "proposals.boxes_cxcywh_norm"  # of a weights file
 
@@ -66,12 +59,10 @@ def save(figure: Any, out: Path) -> None:
     """Write a figure whole or not at all, and close it."""
     from matplotlib import pyplot as plt
 
-    suffix, content = out.suffix.lower(), io.BytesIO()
     try:
-        figure.savefig(content, format=suffix[1:], dpi=200, metadata=UNDATED[suffix])
+        write_figure(out, figure, dpi=200)
     finally:
         plt.close(figure)
-    write_file(out, content.getvalue())
 
 
 def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:

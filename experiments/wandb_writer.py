@@ -5,7 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,6 +21,8 @@ from experiments.wandb_file import last_position
 MODES = ("auto", "online", "offline")
 MAX_TAG_LENGTH = 64  # W&B's own
 MAX_WAITING = 1000
+
+Media = Callable[[], Mapping[str, Any]]  # made only for a row that is written
 
 
 class WandbWriter:
@@ -69,11 +71,11 @@ class WandbWriter:
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         if event != "eval":  # comes with pictures, see `evaluated`
-            self._put(2 * step, step, epoch, dict(metrics), dict)
+            self._put(event, step, epoch, dict(metrics), dict)
 
     def evaluated(self, step: int, epoch: float, record: Mapping[str, Any], views: Sequence[View]) -> None:
         """Write an evaluation: its numbers, AP per class, and the views with their boxes."""
-        self._put(2 * step + 1, step, epoch, dict(record["metrics"]), lambda: self._media(record, views))
+        self._put("eval", step, epoch, dict(record["metrics"]), lambda: self._media(record, views))
 
     def finished(self, results: Mapping[str, float]) -> None:
         """Write the final numbers, which tables of runs show."""
@@ -90,16 +92,14 @@ class WandbWriter:
             if where:  # none with WANDB_MODE=disabled
                 print(f"W&B:           {where}", file=sys.stderr)
 
-    def _put(self, position: int, step: int, epoch: float, metrics: dict[str, float], media: Any) -> None:
-        self._later(lambda: position > self._last and self._write(position, step, epoch, metrics, media()))
+    def _put(self, event: str, step: int, epoch: float, metrics: dict[str, float], media: Media) -> None:
+        self._later(lambda: self._write(position(event, step), step, epoch, metrics, media))
 
-    def _write(
-        self, position: int, step: int, epoch: float, metrics: Mapping[str, float | None], media: Mapping[str, Any]
-    ) -> None:
-        if position > self._last:
-            self._last = position
+    def _write(self, where: int, step: int, epoch: float, metrics: Mapping[str, float | None], media: Media) -> None:
+        if where > self._last:
+            self._last = where
             progress = {"progress/step": step, "progress/epoch": epoch}
-            self._run.log({**progress, **metrics, **media}, step=position, commit=True)
+            self._run.log({**progress, **metrics, **media()}, step=where, commit=True)
 
     def _later(self, call: Any) -> None:
         if self._background is None:
@@ -145,9 +145,9 @@ class WandbWriter:
         # Online the server knows what it has, offline the files of the sessions before.
         offline = self._run.settings.mode == "offline"
         self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.step - 1
-        known = {2 * event["step"] + (event["event"] == "eval"): event for event in earlier}
-        for position, event in sorted(known.items()):
-            self._write(position, event["step"], event["epoch"], event["metrics"], {})
+        known = {position(event["event"], event["step"]): event for event in earlier}
+        for where, event in sorted(known.items()):
+            self._write(where, event["step"], event["epoch"], event["metrics"], dict)
 
     def _media(self, record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
         import wandb
@@ -159,6 +159,11 @@ class WandbWriter:
             for view in views
         ]
         return {"val/per_class": table, **({"val/views": images} if images else {})}
+
+
+def position(event: str, step: int) -> int:
+    """W&B's ``_step`` of an event: that of an evaluation comes after that of the step before it."""
+    return 2 * step + (event == "eval")
 
 
 def layers(view: View, max_boxes: int) -> dict[str, Any]:
