@@ -15,9 +15,9 @@ from scipy import stats
 from analysis.formats import DASH, Grid, grid, render
 from analysis.output import add_output_arguments, emit
 from analysis.paper.rows import EXPERIMENTS, PublishedRow, published_rows, published_tables
-from analysis.run_summary import choose_recipe, load_summaries
+from analysis.run_summary import choose_recipe
 from analysis.table_rows import OurRow, our_rows
-from analysis.tables import add_run_arguments
+from analysis.tables import add_source_arguments, summaries_of
 
 NUM_RESAMPLES = 2000
 
@@ -61,12 +61,12 @@ class Agreement:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_arguments(parser)
+    add_source_arguments(parser)
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    summaries = load_summaries(args.runs)
+    summaries = summaries_of(args)
     recipe = choose_recipe(summaries, args.recipe)
     rows = our_rows(summaries, recipe)
     emit(render([agreement_grid([agreement(table, rows) for table in EXPERIMENTS], recipe)], args.format), args.out)

@@ -16,7 +16,7 @@ from analysis.formats import DASH, Grid, grid, render
 from analysis.matches import match
 from analysis.output import add_output_arguments, emit
 from analysis.run_summary import choose_recipe, load_summaries, summarise
-from analysis.runs import Run, RunError, find_runs, read_run
+from analysis.runs import Run, RunError, find_runs
 from analysis.table_rows import our_rows
 
 NUM_RESAMPLES = 1000
@@ -213,7 +213,7 @@ def _runs(name: str, root: Path, recipe: str | None) -> list[Run]:
     row = our_rows(summaries, choose_recipe(summaries, recipe)).get(name)
     if row is None or not row.used:
         raise RunError(f"{name} is neither a folder nor an experiment with a finished run under {root}")
-    return [read_run(summary.path) for summary in row.used]
+    return [summary.directory for summary in row.used]
 
 
 def _run_in(folder: Path) -> list[Run]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from analysis.output import write_figure
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.run_summary import RunSummary, choose_recipe, load_summaries
-from analysis.runs import RunError, read_run
+from analysis.run_summary import RunSummary, choose_recipe
+from analysis.runs import Run, RunError
 from analysis.table_rows import our_rows
-from analysis.tables import add_run_arguments
+from analysis.tables import add_source_arguments, summaries_of
 from analysis.view_files import read_view, view_ids
 
 BASELINE = "baseline"
@@ -43,7 +43,7 @@ class Curve:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_arguments(parser)
+    add_source_arguments(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for figure1 and figure4, .png and .pdf"
     )
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    summaries = load_summaries(args.runs)
+    summaries = summaries_of(args)
     recipe = choose_recipe(summaries, args.recipe)
     for path in write_figure1(summaries, recipe, args.out, args.experiments):
         print(path)
@@ -77,7 +77,7 @@ def write_figure4(
     from analysis.stages import save
 
     rows = our_rows(summaries, recipe)
-    runs = [read_run(summary.path) for summary in rows[BASELINE].used] if BASELINE in rows else []
+    runs = [run.directory for run in rows[BASELINE].used if isinstance(run.source, Run)] if BASELINE in rows else []
     viewed = next((run for run in runs if view_ids(run)), None)
     if viewed is None:
         return []
@@ -128,7 +128,7 @@ def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
     """One row's AP over epochs, over its seeds."""
     aps: dict[float, list[float]] = defaultdict(list)
     for summary in runs:
-        for evaluation in read_run(summary.path).evaluations:
+        for evaluation in summary.source.evaluations:
             ap = (evaluation.get("metrics") or {}).get("val/bbox/AP")
             epoch = evaluation.get("epoch")
             if isinstance(ap, int | float) and isinstance(epoch, int | float) and ap >= 0:

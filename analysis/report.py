@@ -24,7 +24,7 @@ from analysis.formats import Grid, render
 from analysis.output import write_file
 from analysis.paper.rows import EXPERIMENTS, published_tables
 from analysis.run_summary import RunSummary, choose_recipe, load_summaries
-from analysis.runs import RunError, read_run
+from analysis.runs import RunError
 from analysis.table_rows import OurRow, baseline_of, our_rows
 from analysis.tables import add_run_arguments, build_table
 
@@ -102,7 +102,7 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     if len(order) < 2:
         return MeasuredRows(None, index, "fewer than two rows have finished runs")
     configurations = [
-        Row(identity, tuple(read_run(own[run_id].path) for run_id in sorted(own))) for identity, own in seeds.items()
+        Row(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
     ]
     try:
         return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None)
@@ -205,7 +205,7 @@ def _errors(rows: Mapping[str, OurRow], annotations: Path | None) -> str:
     if not used:
         return "The row `baseline` has no finished run."
     try:
-        grids = error_grids([read_run(used[0].path)], annotations)
+        grids = error_grids([used[0].directory], annotations)
     except RunError as error:
         return f"No breakdown: {error}."
     return f"Of {used[0].run_id}.\n\n" + render(grids, "markdown").strip()

@@ -1,14 +1,34 @@
-"""What tables need of a run, read once: identity, state, numbers, and what is wrong with it."""
+"""What tables need of a run, from its directory or from W&B: identity, state, numbers, and what is wrong with it."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from analysis.runs import Run, RunError, find_runs
+
+
+class Source(Protocol):
+    """Where a run is read from: a `Run`, or a `WandbRun`, which say the same of the same run."""
+
+    meta: dict[str, Any]
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def experiments(self) -> list[str]: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def status(self) -> dict[str, Any]: ...
+    @property
+    def results(self) -> dict[str, Any] | None: ...
+    @property
+    def evaluations(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -16,7 +36,7 @@ class RunSummary:
     """One run.
 
     Attributes:
-        path: its directory; of several copies of a run, that of the one taken.
+        source: what it is read from; of several copies of a run, the one taken.
         identity: what its seeds have in common.
         values: the finite numbers of results.json; empty where there is none.
         fingerprints: of the training and the validation annotations, None where unknown.
@@ -26,7 +46,7 @@ class RunSummary:
         resumed_otherwise: what else a resume changed, ``recipe`` or ``data``, sorted.
     """
 
-    path: Path
+    source: Source
     run_id: str
     identity: str
     seed: int | None
@@ -48,8 +68,19 @@ class RunSummary:
     problem: str | None
     resumed_otherwise: tuple[str, ...]
 
+    @property
+    def directory(self) -> Run:
+        """Its run directory, for what is in files alone.
 
-def summarise(run: Run) -> RunSummary:
+        Raises:
+            RunError: it comes from W&B.
+        """
+        if not isinstance(self.source, Run):
+            raise RunError(f"{self.run_id} was read from W&B, and this needs its run directory: see --runs")
+        return self.source
+
+
+def summarise(run: Source) -> RunSummary:
     """Read a run; what is damaged becomes its ``problem``."""
     meta, problem = run.meta, None
     status: dict[str, Any] = {}
@@ -57,7 +88,10 @@ def summarise(run: Run) -> RunSummary:
     try:
         status, results = run.status, run.results
     except RunError as error:
+        # Without the folder: the same runs give the same bytes wherever they lie.
         problem = str(error)
+        if isinstance(run, Run):
+            problem = problem.replace(f"{run.path}/", "").replace(str(run.path), "it")
     experiment = meta.get("experiment")
     experiments = tuple(run.experiments) if isinstance(experiment, str) else ()
     resumes = [item for item in meta.get("resumes") or [] if isinstance(item, dict)]
@@ -71,7 +105,7 @@ def summarise(run: Run) -> RunSummary:
     where = f", step {step} of {num_steps}" if step is not None else ""
     num_images = _object(data, "val").get("num_images")
     return RunSummary(
-        path=run.path,
+        source=run,
         run_id=run.run_id,
         identity=str(meta.get("identity") or run.run_id.rsplit("-seed", 1)[0]),
         seed=meta.get("seed") if isinstance(meta.get("seed"), int) else None,
@@ -95,16 +129,24 @@ def summarise(run: Run) -> RunSummary:
     )
 
 
-def load_summaries(roots: Iterable[str | Path]) -> list[RunSummary]:
-    """All runs under some folders, each run once however many copies there are, sorted by run id.
+def load_summaries(roots: Iterable[str | Path], wandb_project: str | None = None) -> list[RunSummary]:
+    """All runs under some folders and of a W&B project, each run once however many copies there are, sorted by run id.
 
-    Of several copies a finished one is taken, the newest of those.
+    Of several copies a finished one is taken, the newest of those, a directory before W&B.
 
     Raises:
-        RunError: a root is no folder, or a run was written by a newer schema.
+        RunError: a root is no folder, the project cannot be read, or a run was written by a newer schema.
     """
+    sources: list[Source] = [run for root in roots for run in find_runs(root)]
+    if wandb_project is not None:
+        from analysis.wandb_runs import find_wandb_runs  # wandb alone takes a second to import
+
+        runs, num_others = find_wandb_runs(wandb_project)
+        sources += runs
+        if num_others:
+            print(f"{wandb_project}: {num_others} runs there are none of this suite and left out", file=sys.stderr)
     found: dict[str, RunSummary] = {}
-    for summary in sorted((summarise(run) for root in roots for run in find_runs(root)), key=_preference):
+    for summary in sorted(map(summarise, sources), key=_preference):
         found[summary.run_id] = summary
     return sorted(found.values(), key=lambda summary: summary.run_id)
 
@@ -129,7 +171,8 @@ def choose_recipe(summaries: Sequence[RunSummary], asked: str | None) -> str:
 
 
 def _preference(summary: RunSummary) -> tuple[Any, ...]:
-    return summary.finished, summary.updated_at, sorted(summary.values.items()), str(summary.path)
+    is_directory = isinstance(summary.source, Run)
+    return summary.finished, summary.updated_at, is_directory, sorted(summary.values.items()), repr(summary.source)
 
 
 def _object(item: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -143,7 +186,7 @@ def _fingerprints(item: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return train, val
 
 
-def _axes(run: Run) -> dict[str, int]:
+def _axes(run: Source) -> dict[str, int]:
     try:
         config = run.config
     except RunError:  # labels alone need it

@@ -34,14 +34,7 @@ class Run:
         if not (self.path / "meta.json").is_file():
             raise RunError(f"{self.path} is not a run directory (it has no meta.json)")
         self.meta: dict[str, Any] = _read_object(self.path / "meta.json")
-        version = self.meta.get("schema_version")
-        if not isinstance(version, int) or "run_id" not in self.meta:
-            raise RunError(f"{self.path / 'meta.json'} does not describe a run")
-        if version > SCHEMA_VERSION:
-            raise NewerSchemaError(
-                f"{self.path} was written with schema version {version}, and this program reads up to "
-                f"{SCHEMA_VERSION}: update it"
-            )
+        check_meta(self.meta, str(self.path))
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -122,6 +115,22 @@ class Run:
             elif line.strip():
                 num_unreadable += 1
         return events, num_unreadable, torn
+
+
+def check_meta(meta: dict[str, Any], where: str) -> None:
+    """Refuse what describes no run.
+
+    Raises:
+        RunError: it does not; a NewerSchemaError where a newer version of this program wrote it.
+    """
+    version = meta.get("schema_version")
+    if not isinstance(version, int) or "run_id" not in meta:
+        raise RunError(f"{where}: its meta.json does not describe a run")
+    if version > SCHEMA_VERSION:
+        raise NewerSchemaError(
+            f"{where} was written with schema version {version}, and this program reads up to {SCHEMA_VERSION}: update "
+            "it"
+        )
 
 
 def read_run(path: str | Path) -> Run:

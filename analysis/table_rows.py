@@ -100,9 +100,7 @@ def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow
     flags += [f"{n} finished {_runs(n)} of recipe {name}, not used" for name, n in sorted(others.items())]
     for run in own:
         if run.problem is not None:
-            # Without the folder: the same runs give the same bytes wherever they lie.
-            reason = run.problem.replace(f"{run.path}/", "").replace(str(run.path), "it")
-            flags.append(f"{run.run_id} cannot be read and is not used: {reason}")
+            flags.append(f"{run.run_id} cannot be read and is not used: {run.problem}")
         elif not run.finished:
             flags.append(f"{run.run_id} is unfinished and not used ({run.progress})")
         elif run.identity != identity:

@@ -19,7 +19,7 @@ _METRICS = {column.published for column in COLUMNS if column.published}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_run_arguments(parser)
+    add_source_arguments(parser)
     parser.add_argument(
         "--table", nargs="+", type=int, choices=range(1, 10), metavar="N", help="only these, 1 to 9 (default all)"
     )
@@ -34,8 +34,23 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", help="use runs of this recipe (default: the one there is)")
 
 
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The same, and ``--wandb``, for commands that need no more than W&B has."""
+    add_run_arguments(parser)
+    parser.set_defaults(runs=None)
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="runs of a Weights & Biases project, with --runs besides those there"
+    )
+
+
+def summaries_of(args: argparse.Namespace) -> list[RunSummary]:
+    """The runs that `add_source_arguments` asks for."""
+    roots = [Path("runs")] if args.runs is None and args.wandb is None else args.runs or []
+    return load_summaries(roots, args.wandb)
+
+
 def run(args: argparse.Namespace) -> None:
-    summaries = load_summaries(args.runs)
+    summaries = summaries_of(args)
     recipe = choose_recipe(summaries, args.recipe)
     tables = [f"table{number}" for number in args.table] if args.table else TABLES
     emit(render(build_tables(summaries, recipe, tables), args.format), args.out)

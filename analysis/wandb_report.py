@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from analysis.runs import RunError
+from analysis.wandb_runs import EPOCH, STEP, split_project, wandb_refuses
 
-STEP, EPOCH = "progress/step", "progress/epoch"
 DEFAULT_FACTORS = (
     "num_stages",
     "num_proposals",
@@ -35,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         RunError: the project is not ENTITY/PROJECT, wandb-workspaces is missing, or the server cannot be reached.
     """
-    entity, slash, project = args.project.partition("/")
-    if not (entity and slash and project) or "/" in project:
-        raise RunError(f"--project {args.project}: give ENTITY/PROJECT, as in the project's address")
+    entity, project = split_project(args.project, "--project")
     if args.num_stages < 1:
         raise RunError(f"--num-stages must be at least 1, got {args.num_stages}")
     try:
@@ -46,11 +44,8 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise RunError(f"{error}: pip install wandb-workspaces") from error
     except Exception as error:  # whatever the network, the server and the key do wrong
-        lines = str(error).strip().splitlines()
-        raise RunError(
-            f"W&B did not take the report: {type(error).__name__}: {lines[0] if lines else ''}; it needs a key "
-            f"(wandb login) and a network. Offline: python -m analysis dashboard"
-        ) from error
+        refusal = wandb_refuses("W&B did not take the report", error)
+        raise RunError(f"{refusal}. Offline: python -m analysis dashboard") from error
     print(report.url)
     return 0
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.runs import read_run
+from experiments.names import add_names
 from experiments.run_lock import is_held
 from experiments.rundir import RunDirectory, run_id
 from experiments.summary import percent
@@ -145,11 +146,10 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
 
 
 def name_runs(rows: Sequence[Row]) -> None:
-    """Note in each run's directory all the experiments that it is."""
+    """Note for each run all the experiments that it is."""
     for row in rows:
         if (path := row.path) is not None:
-            for name in row.names:
-                RunDirectory.load(path).add_name(name)
+            add_names(path, row.names, row.config)
 
 
 def print_rows(rows: Sequence[Row]) -> None:

@@ -25,6 +25,7 @@ from experiments.build import (
 )
 from experiments.config import validate
 from experiments.content import run_identity_of
+from experiments.names import add_names
 from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.rundir import RunDirectory
 from experiments.session import Session
@@ -78,14 +79,14 @@ def _run(config: dict[str, Any], world: World) -> Path:
         with world.together():
             identity = run_identity_of(config)
         if (finished := _find_finished(config, identity, world)) is not None:
-            return _skip(finished, config["experiment_name"], world)
+            return _skip(finished, config, world)
         overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
         return _train(config, identity, overrides, world)
 
 
-def _skip(finished: Path, experiment: str, world: World) -> Path:
+def _skip(finished: Path, config: dict[str, Any], world: World) -> Path:
     if world.is_main:
-        RunDirectory.load(finished).add_name(experiment)
+        add_names(finished, [config["experiment_name"]], config)
         print(f"{finished} is finished; nothing to do")
         print_summary(finished)
     return finished
@@ -139,7 +140,7 @@ def _train(config: dict[str, Any], identity: str, overrides: list[str], world: W
         path = Path(world.broadcast(str(directory.path) if directory else None))
         # Whoever held the lock until now may have finished it.
         if (finished := _find_finished(config, identity, world)) is not None:
-            return _skip(finished, config["experiment_name"], world)
+            return _skip(finished, config, world)
         stop = stack.enter_context(StopRequest())
         session = None
         try:

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from analysis.runs import RunError, read_run
+from analysis.wandb_runs import COPY
 from experiments.background import Background
 from experiments.views import View
 from experiments.wandb_file import last_position
@@ -30,7 +31,8 @@ class WandbWriter:
 
     Every row has a position (``_step``) made of the training step, not a running number. A resumed run first writes
     what metrics.jsonl has and W&B has not, killed as it was; what it repeats then has a position that exists, and is
-    dropped. Charts run over ``progress/step``.
+    dropped. Charts run over ``progress/step``. The summary has a copy of what the run directory says of the run (meta,
+    status, results, names), from which ``python -m analysis tables --wandb`` reads it.
 
     Args:
         project, entity: where the run goes; entity None is the key's own.
@@ -67,7 +69,8 @@ class WandbWriter:
         self._background: Background | None = None
         self._run: Any = None
         self._last = -1
-        self._is_finished = False
+        self._told: dict[str, Any] = {}  # the last copy of what the run directory says
+        self._is_finished = self._reopens = False
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         if event != "eval":  # comes with pictures, see `evaluated`
@@ -82,9 +85,16 @@ class WandbWriter:
         self._is_finished = True
         self._later(lambda: self._run.summary.update(dict(results)))
 
+    def renamed(self, results: Mapping[str, float]) -> None:
+        """Open the run once more to tell its new name; one that W&B has not seen is left alone."""
+        if (self._path / "wandb").is_dir():
+            self._reopens = True
+            self.finished(results)  # all of it: offline, the summary of the last session is what counts
+
     def close(self) -> None:
         if self._background is None:
             return
+        self._later(self._tell_directory)
         self._later(lambda: self._run.finish(exit_code=0 if self._is_finished else 1))
         if self._background.close(self.timeout):
             offline = self._run.settings.mode == "offline"
@@ -100,13 +110,32 @@ class WandbWriter:
             self._last = where
             progress = {"progress/step": step, "progress/epoch": epoch}
             self._run.log({**progress, **metrics, **media()}, step=where, commit=True)
+        self._tell_directory()
+
+    def _tell_directory(self) -> None:
+        try:
+            run = read_run(self._path)
+            told = {
+                "meta": run.meta,
+                "status": run.status,
+                "results": run.results,
+                "experiments": run.experiments,
+            }
+        except RunError:  # whoever reads the directory is told
+            return
+        if told != self._told:
+            self._told = told
+            self._run.summary.update({COPY: told})
 
     def _later(self, call: Any) -> None:
         if self._background is None:
             advice = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
             self._background = Background("W&B", MAX_WAITING, advice)
-            earlier = self._earlier_events()
-            self._background.put(lambda: self._start(earlier))
+            if self._reopens:
+                self._background.put(self._reopen)
+            else:
+                earlier = self._earlier_events()
+                self._background.put(lambda: self._start(earlier))
         self._background.put(call)
 
     def _earlier_events(self) -> list[dict[str, Any]]:
@@ -117,28 +146,14 @@ class WandbWriter:
             return []
 
     def _start(self, earlier: Sequence[Mapping[str, Any]]) -> None:
-        import wandb
-
-        mode = os.environ.get("WANDB_MODE") or self.mode
-        if mode == "auto":
-            mode = "online" if has_key() else "offline"
         config = self._config
         names = (config["experiment_name"], config["recipe_name"], config["data"]["name"], *self._overrides)
-        self._run = wandb.init(
-            project=self.project,
-            entity=self.entity,
-            id=self._run_id,
+        self._open(
             name=f"{config['experiment_name']}-seed{config['seed']}",
             group=self.group or self._hydra_group,
             job_type="train",
             tags=list(dict.fromkeys(name for name in names if len(name) <= MAX_TAG_LENGTH)),
             config=config,
-            resume="allow",
-            mode=mode,
-            dir=str(self._path),
-            settings=wandb.Settings(
-                **{"silent": True, "console": "off", "finish_timeout": 0.8 * self.timeout, **self.settings}
-            ),
         )
         for group in ("train/*", "val/*"):
             self._run.define_metric(group, step_metric="progress/step")
@@ -148,6 +163,31 @@ class WandbWriter:
         known = {position(event["event"], event["step"]): event for event in earlier}
         for where, event in sorted(known.items()):
             self._write(where, event["step"], event["epoch"], event["metrics"], dict)
+        self._tell_directory()
+
+    def _reopen(self) -> None:
+        # Offline the last session's configuration and summary are what counts; group and tags not given stay.
+        run = read_run(self._path)
+        self._open(name=f"{run.meta['experiment']}-seed{run.meta['seed']}", config=run.config)
+
+    def _open(self, **about: Any) -> None:
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or self.mode
+        if mode == "auto":
+            mode = "online" if has_key() else "offline"
+        self._run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            id=self._run_id,
+            resume="allow",
+            mode=mode,
+            dir=str(self._path),
+            settings=wandb.Settings(
+                **{"silent": True, "console": "off", "finish_timeout": 0.8 * self.timeout, **self.settings}
+            ),
+            **about,
+        )
 
     def _media(self, record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
         import wandb

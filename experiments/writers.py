@@ -23,6 +23,9 @@ class Dashboard(Writer, Protocol):
     def finished(self, results: Mapping[str, float]) -> None:
         """The run has come to its end; ``results`` is the content of results.json."""
 
+    def renamed(self, results: Mapping[str, float]) -> None:
+        """A run that was finished before is now another experiment too."""
+
 
 class ProgressWriter:
     """A bar with loss, lr, img/s and the time left on a terminal, a line now and then in a log file."""

@@ -79,6 +79,19 @@ def overrides(runs_root: Path, *extra: str) -> list[str]:
     return [o for o in tiny.overrides(runs_root, *LAUNCHER) if not o.startswith(free)] + list(extra)
 
 
+def slowed(folder: Path, function: str, seconds: float) -> str:
+    """The override that makes each call of a function wait in a job's first session, however fast this machine is."""
+    module, name = function.rsplit(".", 1)
+    (folder / "sitecustomize.py").write_text(
+        "import importlib, os, sys, time\n"
+        "if os.environ.get('SLURM_RESTART_COUNT', '0') == '0' and 'submitit.core._submit' in ' '.join(sys.orig_argv):\n"
+        f"    module = importlib.import_module({module!r})\n"
+        f"    plain = module.{name}\n"
+        f"    module.{name} = lambda *a, **k: (time.sleep({seconds}), plain(*a, **k))[1]\n"
+    )
+    return f"hydra.launcher.setup=['export PYTHONPATH={folder}:{ROOT}']"
+
+
 def until(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -165,7 +178,8 @@ def test_a_preempted_job_is_requeued_and_ends_as_if_undisturbed(
     cluster: MiniSlurm, runs_root: Path, tmp_path: Path
 ) -> None:
     extra = (f"schedule.length={LONG}", "train.checkpoint_every=10")
-    process = sweep(cluster, overrides(runs_root, *extra, "hydra.launcher.partition=main"))
+    slow = slowed(tmp_path, "sparse_rcnn.engine.training_step", 0.1)
+    process = sweep(cluster, overrides(runs_root, *extra, slow, "hydra.launcher.partition=main"))
     run = middle_of_a_run(runs_root)
     cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3", "--output=/dev/null")
     code, out, err = tiny.finish(process, timeout=240)
@@ -180,7 +194,7 @@ def test_after_the_loss_of_a_node_the_run_goes_on_elsewhere(
     cluster: MiniSlurm, runs_root: Path, tmp_path: Path
 ) -> None:
     extra = (f"schedule.length={LONG}", "train.checkpoint_every=10")
-    process = sweep(cluster, overrides(runs_root, *extra))
+    process = sweep(cluster, overrides(runs_root, *extra, slowed(tmp_path, "sparse_rcnn.engine.training_step", 0.1)))
     run = middle_of_a_run(runs_root)
     job = running_job(cluster)
     node = cluster.call("squeue", "--noheader", f"--jobs={job}", "--format=%N").strip()
@@ -247,15 +261,7 @@ def test_a_sweep_started_again_waits_for_the_jobs_it_has(cluster: MiniSlurm, run
 
 
 def test_a_signal_in_the_last_evaluation_requeues_too(cluster: MiniSlurm, runs_root: Path, tmp_path: Path) -> None:
-    slow = tmp_path / "sitecustomize.py"  # an evaluation of a minute
-    slow.write_text(
-        "import os, sys, time\n"
-        "if os.environ.get('SLURM_RESTART_COUNT', '0') == '0' and 'submitit.core._submit' in ' '.join(sys.orig_argv):\n"
-        "    import sparse_rcnn.detect as d\n"
-        "    plain = d.detect\n"
-        "    d.detect = lambda *a, **k: (time.sleep(60), plain(*a, **k))[1]\n"
-    )
-    arguments = overrides(runs_root, f"hydra.launcher.setup=['export PYTHONPATH={tmp_path}:{ROOT}']")
+    arguments = overrides(runs_root, slowed(tmp_path, "sparse_rcnn.detect.detect", 60))
     process = sweep(cluster, arguments)
     last = f"step_{tiny.NUM_STEPS:08d}"
     until(lambda: list(runs_root.glob(f"*/*/checkpoints/{last}/training_state.pt")), "the last checkpoint")
@@ -268,10 +274,11 @@ def test_a_signal_in_the_last_evaluation_requeues_too(cluster: MiniSlurm, runs_r
 
 
 def test_a_time_limit_is_no_end(cluster: MiniSlurm, runs_root: Path, tmp_path: Path) -> None:
-    # SLURM rounds a limit up to a minute and may send the signal half a minute early, so this takes two or three.
-    extra = ("schedule.length=1500", "train.checkpoint_every=500")
+    # SLURM rounds a limit up to a minute and may send the signal half a minute early: until it comes, steps are slow.
+    extra = (f"schedule.length={LONG}", "train.checkpoint_every=10")
     limit = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20")
-    process = sweep(cluster, overrides(runs_root, *extra, *limit))
+    slow = slowed(tmp_path, "sparse_rcnn.engine.training_step", 1)
+    process = sweep(cluster, overrides(runs_root, *extra, *limit, slow))
     code, out, err = tiny.finish(process, timeout=380)
     assert code == 0, (out, err)
     run = tiny.only_run(runs_root)
