@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
     for path in figure4:
         print(path)
     if not figure4:
-        print(f"no figure 4: no finished run of {BASELINE} has views (eval.num_pictures)", file=sys.stderr)
+        print(
+            f"no figure 4: no directory of a finished run of {BASELINE} has views (eval.num_pictures)", file=sys.stderr
+        )
 
 
 def write_figure4(

@@ -158,7 +158,7 @@ def choose_recipe(summaries: Sequence[RunSummary], asked: str | None) -> str:
         RunError: there is no run, none of that recipe, or there are several recipes and none is asked for.
     """
     if not summaries:
-        raise RunError("there is no run: give the folder that holds them with --runs")
+        raise RunError("there is no run: give the folder that holds them with --runs, or a project with --wandb")
     recipes = sorted({summary.recipe for summary in summaries})
     names = ", ".join(recipes)
     if asked is not None:

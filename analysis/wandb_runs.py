@@ -11,7 +11,6 @@ from analysis.runs import RunError, check_meta
 
 COPY = "run_directory"  # the key of a run's summary that holds what the run directory said last
 STEP, EPOCH, AP = "progress/step", "progress/epoch", "val/bbox/AP"
-NUM_POSITIONS = 20_000  # of the history in one request
 
 
 class WandbRun:
@@ -63,10 +62,13 @@ class WandbRun:
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations so far, sorted by their step; of their metrics the AP alone."""
         rows = {}
-        # scan_history gives every row; a run's `history` would be a sample of them.
-        for row in self._run.scan_history(keys=[STEP, EPOCH, AP], page_size=NUM_POSITIONS):
-            if all(isinstance(row.get(key), int | float) and math.isfinite(row[key]) for key in (STEP, EPOCH, AP)):
-                rows[int(row[STEP])] = row
+        try:
+            # scan_history gives every row; a run's `history` would be a sample of them.
+            for row in self._run.scan_history(keys=[STEP, EPOCH, AP]):
+                if all(isinstance(row.get(key), int | float) and math.isfinite(row[key]) for key in (STEP, EPOCH, AP)):
+                    rows[int(row[STEP])] = row
+        except Exception as error:  # whatever the network, the server and the key do wrong
+            raise wandb_refuses(f"W&B does not give the history of {self.run_id}", error) from error
         # The digits of the evaluation's file.
         return [
             {"step": step, "epoch": round(row[EPOCH], 6), "metrics": {AP: row[AP]}}
@@ -97,17 +99,15 @@ def find_wandb_runs(project: str) -> tuple[list[WandbRun], int]:
         import wandb
     except ImportError as error:
         raise RunError(f"--wandb {project}: {error}: pip install wandb") from error
+    found = []
     try:
-        found = list(wandb.Api().runs(f"{entity}/{name}", per_page=100, lazy=False))
+        # Not list(): that asks for the length first, and a TypeError in there is an empty project.
+        for run in wandb.Api().runs(f"{entity}/{name}", per_page=100, lazy=False):
+            found.append(run)
     except Exception as error:  # whatever the network, the server and the key do wrong
         raise wandb_refuses(f"W&B does not give the runs of {project}", error) from error
-    runs, num_others = [], 0
-    for item in found:
-        if isinstance(item.summary_metrics.get(COPY), Mapping):
-            runs.append(WandbRun(item))
-        else:
-            num_others += 1
-    return runs, num_others
+    own = [run for run in found if isinstance(run.summary_metrics.get(COPY), Mapping)]
+    return [WandbRun(run) for run in own], len(found) - len(own)
 
 
 def wandb_refuses(what: str, error: Exception) -> RunError:

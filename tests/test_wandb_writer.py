@@ -121,6 +121,10 @@ def test_what_tables_of_runs_show(run):
     assert len(results) > 40
     for key, value in results.items():
         assert summary[key] == pytest.approx(value, rel=1e-9), key
+    meta, status = (json.loads((run / f"{name}.json").read_text()) for name in ("meta", "status"))
+    assert status["state"] == "finished"
+    copy = {"meta": meta, "status": status, "results": results, "experiments": ["baseline"]}
+    assert summary["run_directory"] == copy  # to the last digit: `analysis tables --wandb` reads it
     assert {"model/size/num_parameters", "model/cost/forward_gflops", "train/time/seconds", "val/stage_0/AP"} <= set(
         results
     )
@@ -204,12 +208,17 @@ def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
         killed.send_signal(signal.SIGKILL)
         tiny.finish(killed)
         assert 50 <= read_run(path).events("train")[-1]["step"] < 600
+        deadline = time.monotonic() + 20  # W&B's own process ends after ours
+        while not server.run(path.name)["summary"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert server.run(path.name)["summary"]["run_directory"]["status"]["state"] == "running"
         code, _, err = tiny.finish(tiny.start(arguments, **key))
         assert code == 0, err
         assert "goes on without it" not in err
         assert list(server.runs) == [path.name]
         run = server.runs[path.name]
     assert {upsert["groupName"] for upsert in run["upserts"]} <= {None}
+    assert run["summary"]["run_directory"]["status"] == json.loads((path / "status.json").read_text())
     assert run["upserts"][0]["jobType"] == "train"
     steps = [row["_step"] for row in run["history"]]
     assert steps == sorted(set(steps))

@@ -1,6 +1,7 @@
-"""As much of W&B's server as a run needs to believe in it: who am I, one run, its history, its files.
+"""As much of W&B's server as a run needs to believe in it: who am I, one run, its history, its files; and to be read.
 
-It answers in the shapes that wandb 0.31's own process asks for and knows nothing of pages, permissions or artifacts.
+It answers in the shapes that wandb 0.31's own process and its public API ask for and knows nothing of pages,
+permissions or artifacts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Any
 
 
 class StandIn:
-    """A server on this machine. ``runs``: by id what was sent: ``history`` rows, ``upserts``, names of ``files``."""
+    """A server on this machine.
+
+    ``runs``: by id what was sent: ``history`` rows, ``upserts``, names of ``files``, the last ``summary``.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
@@ -38,11 +42,11 @@ class StandIn:
         self._server.server_close()
 
     def run(self, name: str) -> dict[str, Any]:
-        return self.runs.setdefault(name, {"history": [], "upserts": [], "files": []})
+        return self.runs.setdefault(name, {"history": [], "upserts": [], "files": [], "summary": {}})
 
     def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any] | None:
         """The data of a GraphQL answer, None for an operation that is not known here."""
-        if operation == "Viewer":
+        if operation in ("Viewer", "GetDefaultEntity"):
             return {"viewer": {"id": "VQ==", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
         if operation == "RunResumeStatus":
             name = variables["name"]
@@ -58,6 +62,21 @@ class StandIn:
             files = [{"name": file, "uploadUrl": f"{self.url}/storage/{file}"} for file in variables["files"]]
             self.run(variables["run"])["files"] += variables["files"]
             return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+        if operation == "Runs":
+            edges = [{"node": self._node(name), "cursor": name} for name in sorted(self.runs)]
+            page = {"endCursor": None, "hasNextPage": False}
+            runs = {"edges": edges, "pageInfo": page}
+            return {"project": {"internalId": "1", "runCount": len(edges), "readOnly": False, "runs": runs}}
+        if operation == "RunHistoryKeys":
+            return {"project": {"run": {"historyKeys": self._keys(variables["name"])}}}
+        if operation == "RunParquetHistory":
+            return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
+        if operation == "SampledHistoryPage":
+            spec = json.loads(variables["spec"])
+            rows = [row for row in self.run(variables["run"])["history"] if set(spec["keys"]) <= set(row)]
+            page = [row for row in rows if spec["minStep"] <= row["_step"] <= spec["maxStep"]]
+            every = max(1, -(-len(page) // spec["samples"]))  # more than are asked for are a sample
+            return {"project": {"run": {"sampledHistory": [page[::every]]}}}
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}
         return None
@@ -71,6 +90,21 @@ class StandIn:
             "notes": "", "wandbConfig": "{}",
         }  # fmt: skip
 
+    def _node(self, name: str) -> dict[str, Any]:
+        run = self.run(name)
+        configs = [json.loads(upsert["config"]) for upsert in run["upserts"] if upsert.get("config")]
+        return {
+            "id": "Qg==", "projectId": 1, "tags": [], "name": name, "displayName": name, "sweepName": None,
+            "state": "finished", "config": json.dumps(configs[-1] if configs else {}), "group": None,
+            "jobType": "train", "commit": None, "readOnly": False, "createdAt": "2026-01-01T00:00:00Z",
+            "heartbeatAt": "2026-01-01T00:00:00Z", "description": "", "notes": "", "systemMetrics": "{}",
+            "summaryMetrics": json.dumps(run["summary"]), "historyLineCount": len(run["history"]),
+            "user": {"name": "me", "username": "me"}, "historyKeys": self._keys(name),
+        }  # fmt: skip
+
+    def _keys(self, name: str) -> dict[str, Any]:
+        return {"lastStep": max((row["_step"] for row in self.run(name)["history"]), default=-1), "keys": {}}
+
     def stream(self, name: str, content: dict[str, Any]) -> None:
         """A piece of a run's file stream: history lines with the place where they belong."""
         rows = self.run(name)["history"]
@@ -78,6 +112,8 @@ class StandIn:
         if piece:
             assert piece["offset"] == len(rows), f"{name}: line {piece['offset']} sent after {len(rows)} lines"
             rows += map(json.loads, piece["content"])
+        if summary := (content.get("files") or {}).get("wandb-summary.json"):
+            self.run(name)["summary"] = json.loads(summary["content"][-1])
 
 
 class _Server(http.server.ThreadingHTTPServer):
