@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from analysis.runs import Run, RunError, find_runs
+from analysis.wandb_runs import find_wandb_runs
 
 
 class Source(Protocol):
@@ -91,7 +92,7 @@ def summarise(run: Source) -> RunSummary:
         # Without the folder: the same runs give the same bytes wherever they lie.
         problem = str(error)
         if isinstance(run, Run):
-            problem = problem.replace(f"{run.path}/", "").replace(str(run.path), "it")
+            problem = problem.removeprefix(f"{run.path}/")
     experiment = meta.get("experiment")
     experiments = tuple(run.experiments) if isinstance(experiment, str) else ()
     resumes = [item for item in meta.get("resumes") or [] if isinstance(item, dict)]
@@ -139,12 +140,11 @@ def load_summaries(roots: Iterable[str | Path], wandb_project: str | None = None
     """
     sources: list[Source] = [run for root in roots for run in find_runs(root)]
     if wandb_project is not None:
-        from analysis.wandb_runs import find_wandb_runs  # wandb alone takes a second to import
-
         runs, num_others = find_wandb_runs(wandb_project)
         sources += runs
         if num_others:
-            print(f"{wandb_project}: {num_others} runs there are none of this suite and left out", file=sys.stderr)
+            others = f"{num_others} runs there were not logged by this suite, or by an older version of it"
+            print(f"{wandb_project}: {others}: left out", file=sys.stderr)
     found: dict[str, RunSummary] = {}
     for summary in sorted(map(summarise, sources), key=_preference):
         found[summary.run_id] = summary

@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from analysis.runs import RunError, check_meta
+from analysis.runs import NewerSchemaError, Run, RunError, check_meta
 
-COPY = "run_directory"  # the key of a run's summary that holds what the run directory said last
+DIRECTORY = "run_directory"  # begins the keys of a run's summary that hold what the run directory said last
 STEP, EPOCH, AP = "progress/step", "progress/epoch", "val/bbox/AP"
+
+
+def copy_of(run: Run) -> dict[str, Any]:
+    """What a run's summary on W&B holds of its directory, from which a `WandbRun` reads it."""
+    return {
+        f"{DIRECTORY}/meta": run.meta,
+        f"{DIRECTORY}/status": run.status,
+        f"{DIRECTORY}/results": run.results,
+        f"{DIRECTORY}/experiments": run.experiments,
+    }
 
 
 class WandbRun:
@@ -22,11 +32,11 @@ class WandbRun:
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        copy = run.summary_metrics.get(COPY)
-        if not isinstance(copy, Mapping) or not isinstance(copy.get("meta"), Mapping):
-            raise RunError(f"{run.id} on W&B is no run of this suite: its summary has no {COPY}")
-        self._copy = copy
-        self.meta: dict[str, Any] = dict(copy["meta"])
+        self._summary = run.summary_metrics
+        meta = self._summary.get(f"{DIRECTORY}/meta")
+        if not isinstance(meta, Mapping):
+            raise RunError(f"{run.id} on W&B: its summary has no {DIRECTORY}/meta")
+        self.meta: dict[str, Any] = dict(meta)
         check_meta(self.meta, f"{run.id} on W&B")
 
     def __repr__(self) -> str:
@@ -40,7 +50,7 @@ class WandbRun:
     @property
     def experiments(self) -> list[str]:
         """The names of all rows that this run is."""
-        return sorted({self.meta["experiment"], *(self._copy.get("experiments") or [])})
+        return sorted({self.meta["experiment"], *(self._summary.get(f"{DIRECTORY}/experiments") or [])})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -50,12 +60,12 @@ class WandbRun:
     @property
     def status(self) -> dict[str, Any]:
         """status.json as it was when W&B was told last."""
-        return dict(self._copy.get("status") or {"state": "created"})
+        return dict(self._summary.get(f"{DIRECTORY}/status") or {"state": "created"})
 
     @property
     def results(self) -> dict[str, Any] | None:
         """The final numbers under flat keys, or None while the run has none."""
-        results = self._copy.get("results")
+        results = self._summary.get(f"{DIRECTORY}/results")
         return None if results is None else dict(results)
 
     @cached_property
@@ -64,7 +74,7 @@ class WandbRun:
         rows = {}
         try:
             # scan_history gives every row; a run's `history` would be a sample of them.
-            for row in self._run.scan_history(keys=[STEP, EPOCH, AP]):
+            for row in self._run.scan_history(keys=[STEP, EPOCH, AP], use_cache=False):
                 if all(isinstance(row.get(key), int | float) and math.isfinite(row[key]) for key in (STEP, EPOCH, AP)):
                     rows[int(row[STEP])] = row
         except Exception as error:  # whatever the network, the server and the key do wrong
@@ -89,7 +99,7 @@ def split_project(text: str, option: str) -> tuple[str, str]:
 
 
 def find_wandb_runs(project: str) -> tuple[list[WandbRun], int]:
-    """The runs of ENTITY/PROJECT, and how many others are in it that are none of this suite's.
+    """The runs of ENTITY/PROJECT, and how many others are in it that cannot be read as runs of this suite.
 
     Raises:
         RunError: the project cannot be read, or a run was written by a newer schema.
@@ -106,8 +116,15 @@ def find_wandb_runs(project: str) -> tuple[list[WandbRun], int]:
             found.append(run)
     except Exception as error:  # whatever the network, the server and the key do wrong
         raise wandb_refuses(f"W&B does not give the runs of {project}", error) from error
-    own = [run for run in found if isinstance(run.summary_metrics.get(COPY), Mapping)]
-    return [WandbRun(run) for run in own], len(found) - len(own)
+    runs = []
+    for run in found:
+        try:
+            runs.append(WandbRun(run))
+        except NewerSchemaError:
+            raise
+        except RunError:  # somebody else's
+            continue
+    return runs, len(found) - len(runs)
 
 
 def wandb_refuses(what: str, error: Exception) -> RunError:

@@ -122,6 +122,7 @@ def logging() -> dict[str, Callable[[], Any]]:
     train_set, _ = build_datasets(config)
     steps = _TrainingSteps(config, train_set, num_steps=50)
     wandb_writer = WandbWriter(**{**options, "mode": "offline"}, run_path=folder, run_id="benchmark", config=config)
+    wandb_writer.started()
     jsonl = JsonlWriter(folder / "metrics.jsonl")
     sides: dict[str, list[Writer]] = {
         "log=none": [jsonl],

@@ -87,15 +87,12 @@ class RunDirectory:
         directory.add_name(experiment)
         return directory
 
-    def add_name(self, experiment: str) -> bool:
-        """Note that the run is also this experiment: an empty file, so that no lock is needed; whether that is new."""
-        path = self.path / "names" / experiment
-        if experiment == self.meta["experiment"] or path.exists():
-            return False
-        with _errors_name(str(path.parent)):
-            path.parent.mkdir(exist_ok=True)
-            path.touch()
-        return True
+    def add_name(self, experiment: str) -> None:
+        """Note that the run is also this experiment: an empty file, so that no lock is needed."""
+        if experiment != self.meta["experiment"]:
+            with _errors_name(str(self.path / "names")):
+                (self.path / "names").mkdir(exist_ok=True)
+                (self.path / "names" / experiment).touch()
 
     @classmethod
     def load(cls, path: str | Path) -> RunDirectory:

@@ -95,6 +95,8 @@ class Session:
                 num_steps=self.num_steps,
                 epoch=round(self.step / self.num_steps_per_epoch, 4),
             )
+            for dashboard in self.dashboards:
+                dashboard.started()
         if state is not None and world.is_main:
             print(f"going on from step {self.step} of {self.num_steps} in {path}", file=sys.stderr)
 

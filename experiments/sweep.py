@@ -147,9 +147,15 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
 
 def name_runs(rows: Sequence[Row]) -> None:
     """Note for each run all the experiments that it is."""
+    reachable = True
     for row in rows:
-        if (path := row.path) is not None:
-            add_names(path, row.names, row.config)
+        if (path := row.path) is None:
+            continue
+        if reachable:
+            reachable = add_names(path, row.names)
+        else:  # each try may take a minute; the next start of the sweep tries again
+            for name in row.names:
+                RunDirectory.load(path).add_name(name)
 
 
 def print_rows(rows: Sequence[Row]) -> None:

@@ -86,9 +86,9 @@ def _run(config: dict[str, Any], world: World) -> Path:
 
 def _skip(finished: Path, config: dict[str, Any], world: World) -> Path:
     if world.is_main:
-        add_names(finished, [config["experiment_name"]], config)
         print(f"{finished} is finished; nothing to do")
         print_summary(finished)
+        add_names(finished, [config["experiment_name"]])
     return finished
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import netrc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -14,14 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from analysis.runs import RunError, read_run
-from analysis.wandb_runs import COPY
+from analysis.wandb_runs import DIRECTORY, copy_of
 from experiments.background import Background
+from experiments.json_files import write_json_atomic
 from experiments.views import View
 from experiments.wandb_file import last_position
+from sparse_rcnn.errors import UserError
 
 MODES = ("auto", "online", "offline")
 MAX_TAG_LENGTH = 64  # W&B's own
 MAX_WAITING = 1000
+OWN_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # under which `wandb login` keeps its key, older and newer
+NAMES, NAMES_KEY = "told_names.json", f"{DIRECTORY}/experiments"
 
 Media = Callable[[], Mapping[str, Any]]  # made only for a row that is written
 
@@ -69,8 +75,16 @@ class WandbWriter:
         self._background: Background | None = None
         self._run: Any = None
         self._last = -1
-        self._told: dict[str, Any] = {}  # the last copy of what the run directory says
-        self._is_finished = self._reopens = False
+        self._told: dict[str, Any] = {}  # of what the run directory says, as W&B has it
+        self._is_finished = False
+
+    def started(self) -> None:
+        """Open the run and write what W&B lacks of it."""
+        try:
+            events = read_run(self._path).events()
+        except RunError:  # damaged, or no run directory at all
+            events = []
+        self._begin(lambda: self._start(events))
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         if event != "eval":  # comes with pictures, see `evaluated`
@@ -85,65 +99,66 @@ class WandbWriter:
         self._is_finished = True
         self._later(lambda: self._run.summary.update(dict(results)))
 
-    def renamed(self, results: Mapping[str, float]) -> None:
-        """Open the run once more to tell its new name; one that W&B has not seen is left alone."""
-        if (self._path / "wandb").is_dir():
-            self._reopens = True
-            self.finished(results)  # all of it: offline, the summary of the last session is what counts
+    def renamed(self, results: Mapping[str, float]) -> bool:
+        """Open the run once more where it has names that W&B was not told; one that W&B has not seen is left alone."""
+        if not (self._path / "wandb").is_dir() or self._known_names() == read_run(self._path).experiments:
+            return True
+        print(f"telling W&B another name of {self._run_id}", file=sys.stderr)
+        self._begin(self._reopen)
+        self.finished(results)  # offline, the summary of the last session is what counts
+        return self._close()
 
     def close(self) -> None:
-        if self._background is None:
-            return
+        if self._background is not None:
+            self._close()
+
+    def _close(self) -> bool:
+        assert self._background is not None
         self._later(self._tell_directory)
         self._later(lambda: self._run.finish(exit_code=0 if self._is_finished else 1))
-        if self._background.close(self.timeout):
+        is_told = self._background.close(self.timeout)
+        if is_told:
+            with suppress(UserError):  # then it is told again
+                write_json_atomic(self._path / "wandb" / NAMES, {"experiments": self._told.get(NAMES_KEY)})
             offline = self._run.settings.mode == "offline"
             where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
             if where:  # none with WANDB_MODE=disabled
                 print(f"W&B:           {where}", file=sys.stderr)
+        return is_told
 
     def _put(self, event: str, step: int, epoch: float, metrics: dict[str, float], media: Media) -> None:
         self._later(lambda: self._write(position(event, step), step, epoch, metrics, media))
+        self._later(self._tell_directory)
 
     def _write(self, where: int, step: int, epoch: float, metrics: Mapping[str, float | None], media: Media) -> None:
         if where > self._last:
             self._last = where
             progress = {"progress/step": step, "progress/epoch": epoch}
             self._run.log({**progress, **metrics, **media()}, step=where, commit=True)
-        self._tell_directory()
 
     def _tell_directory(self) -> None:
         try:
-            run = read_run(self._path)
-            told = {
-                "meta": run.meta,
-                "status": run.status,
-                "results": run.results,
-                "experiments": run.experiments,
-            }
-        except RunError:  # whoever reads the directory is told
+            copy = copy_of(read_run(self._path))
+        except (RunError, OSError):  # whoever reads the directory is told
             return
-        if told != self._told:
-            self._told = told
-            self._run.summary.update({COPY: told})
+        if new := {key: value for key, value in copy.items() if key not in self._told or self._told[key] != value}:
+            self._told |= new
+            self._run.summary.update(new)
 
-    def _later(self, call: Any) -> None:
-        if self._background is None:
-            advice = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
-            self._background = Background("W&B", MAX_WAITING, advice)
-            if self._reopens:
-                self._background.put(self._reopen)
-            else:
-                earlier = self._earlier_events()
-                self._background.put(lambda: self._start(earlier))
-        self._background.put(call)
-
-    def _earlier_events(self) -> list[dict[str, Any]]:
-        """What the run has logged up to now, but for the newest event, which is on its way."""
+    def _known_names(self) -> list[str] | None:
         try:
-            return read_run(self._path).events()[:-1]
-        except RunError:
-            return []
+            return list(json.loads((self._path / "wandb" / NAMES).read_text())["experiments"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _begin(self, first: Callable[[], None]) -> None:
+        advice = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
+        self._background = Background("W&B", MAX_WAITING, advice)
+        self._background.put(first)
+
+    def _later(self, call: Callable[[], None]) -> None:
+        assert self._background is not None, "started() or renamed() comes first"
+        self._background.put(call)
 
     def _start(self, earlier: Sequence[Mapping[str, Any]]) -> None:
         config = self._config
@@ -155,8 +170,6 @@ class WandbWriter:
             tags=list(dict.fromkeys(name for name in names if len(name) <= MAX_TAG_LENGTH)),
             config=config,
         )
-        for group in ("train/*", "val/*"):
-            self._run.define_metric(group, step_metric="progress/step")
         # Online the server knows what it has, offline the files of the sessions before.
         offline = self._run.settings.mode == "offline"
         self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.step - 1
@@ -166,9 +179,12 @@ class WandbWriter:
         self._tell_directory()
 
     def _reopen(self) -> None:
-        # Offline the last session's configuration and summary are what counts; group and tags not given stay.
-        run = read_run(self._path)
-        self._open(name=f"{run.meta['experiment']}-seed{run.meta['seed']}", config=run.config)
+        # Offline the last session's configuration is what counts; name, group and tags that are not given stay. What
+        # was never sent stays offline: sent first, this session would be a run without a history.
+        sessions = sorted((self._path / "wandb").glob("*run-*"), key=lambda path: path.name.split("run-", 1)[1])
+        if sessions and sessions[-1].name.startswith("offline-"):
+            self.mode = "offline"
+        self._open(config=self._config)
 
     def _open(self, **about: Any) -> None:
         import wandb
@@ -181,6 +197,7 @@ class WandbWriter:
             entity=self.entity,
             id=self._run_id,
             resume="allow",
+            reinit="create_new",  # never the run before it in this process, should that hang
             mode=mode,
             dir=str(self._path),
             settings=wandb.Settings(
@@ -188,6 +205,8 @@ class WandbWriter:
             ),
             **about,
         )
+        for group in ("train/*", "val/*"):
+            self._run.define_metric(group, step_metric="progress/step")
 
     def _media(self, record: Mapping[str, Any], views: Sequence[View]) -> dict[str, Any]:
         import wandb
@@ -227,10 +246,11 @@ def has_key() -> bool:
     """Whether W&B would find a key without asking for one."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    base_url = os.environ.get("WANDB_BASE_URL")
+    hosts = [urlparse(base_url).hostname or ""] if base_url else OWN_HOSTS
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
-        return path.is_file() and netrc.netrc(str(path)).authenticators(host) is not None
+        return path.is_file() and any(netrc.netrc(str(path)).authenticators(host) for host in hosts)
     except (netrc.NetrcParseError, OSError):
         return False
 

@@ -23,8 +23,11 @@ class Dashboard(Writer, Protocol):
     def finished(self, results: Mapping[str, float]) -> None:
         """The run has come to its end; ``results`` is the content of results.json."""
 
-    def renamed(self, results: Mapping[str, float]) -> None:
-        """A run that was finished before is now another experiment too."""
+    def started(self) -> None:
+        """The run begins or goes on."""
+
+    def renamed(self, results: Mapping[str, float]) -> bool:
+        """A run that is finished may have got another name; whether the dashboard knows its names now. Once, alone."""
 
 
 class ProgressWriter:

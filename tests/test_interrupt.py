@@ -32,6 +32,9 @@ class Signaller:
     def __init__(self, step: int, number: int, times: int = 1) -> None:
         self.step, self.number, self.times = step, number, times
 
+    def started(self) -> None:
+        pass
+
     def log(self, event: str, step: int, epoch: float, metrics: Any) -> None:
         if event == "train" and step == self.step:
             for _ in range(self.times):

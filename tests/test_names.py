@@ -15,33 +15,32 @@ from tests.synthetic_runs import make_run
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What a dashboard hears."""
+    """What a dashboard of the run hears."""
     heard: list[Any] = []
 
     class Dashboard:
-        def renamed(self, results: dict[str, float]) -> None:
+        def renamed(self, results: dict[str, float]) -> bool:
             heard.append(results)
+            return len(heard) > 1
 
-        def close(self) -> None:
-            heard.append("closed")
+    def build(config: dict[str, Any], path: Path, run_id: str) -> list[Dashboard]:
+        assert (config, run_id) == ({"log": "of the run"}, path.name)
+        return [Dashboard()]
 
-    monkeypatch.setattr(names, "build_dashboards", lambda config, path, run_id: [Dashboard()])
+    monkeypatch.setattr(names, "build_dashboards", build)
     return heard
 
 
-def test_a_finished_run_tells_new_names_once(tmp_path: Path, told: list[Any]) -> None:
-    path = make_run(tmp_path, "baseline")
-    names.add_names(path, ["baseline"], {})
-    assert told == []
-    names.add_names(path, ["stages_6", "baseline", "num_proposals_100"], {})
+def test_a_finished_run_tells_its_names(tmp_path: Path, told: list[Any]) -> None:
+    path = make_run(tmp_path, "baseline", config={"log": "of the run"})
+    assert not names.add_names(path, ["stages_6", "baseline", "num_proposals_100"]), "the dashboard has not heard it"
+    assert names.add_names(path, ["stages_6"])
     assert read_run(path).experiments == ["baseline", "num_proposals_100", "stages_6"]
-    assert told == [json.loads((path / "results.json").read_text()), "closed"]
-    names.add_names(path, ["stages_6"], {})
-    assert len(told) == 2, "a sweep that is started again waits for nothing"
+    assert told == [json.loads((path / "results.json").read_text())] * 2
 
 
 def test_a_run_under_way_tells_its_names_itself(tmp_path: Path, told: list[Any]) -> None:
     path = make_run(tmp_path, "baseline", state="running")
-    names.add_names(path, ["stages_6"], {})
+    assert names.add_names(path, ["stages_6"])
     assert read_run(path).experiments == ["baseline", "stages_6"]
     assert told == []

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from analysis.figures import curves
 from analysis.run_summary import load_summaries
 from analysis.runs import NewerSchemaError, RunError, find_runs
-from analysis.wandb_runs import COPY, WandbRun
+from analysis.wandb_runs import DIRECTORY, WandbRun, copy_of
 from tests import tiny
 from tests.helpers import ROOT
 from tests.synthetic_runs import edit_meta, make_run, run_command
@@ -30,7 +31,8 @@ class FakeRun:
         self.summary_metrics, self.config = json.loads(json.dumps([summary, config]))
         self._history = history
 
-    def scan_history(self, keys: list[str]) -> list[dict[str, Any]]:
+    def scan_history(self, keys: list[str], use_cache: bool) -> list[dict[str, Any]]:
+        assert not use_cache, "a file of an earlier time"
         return [{key: row[key] for key in keys} for row in self._history if set(keys) <= set(row)]
 
 
@@ -38,7 +40,6 @@ def on_wandb(root: Path) -> list[FakeRun]:
     """The runs of a folder as the writer puts them there."""
     found = []
     for run in find_runs(root):
-        copy = {"meta": run.meta, "status": run.status, "results": run.results, "experiments": run.experiments}
         history: list[dict[str, Any]] = [
             {"_step": 2, "progress/step": 1, "progress/epoch": 0.1, "train/loss/total": 3.0},
             {"_step": 3, "progress/step": 1, "progress/epoch": 0.1, "val/bbox/AP": "NaN"},
@@ -47,7 +48,7 @@ def on_wandb(root: Path) -> list[FakeRun]:
             ap = item["metrics"]["val/bbox/AP"]
             row = {"_step": 2 * item["step"] + 1, "progress/step": item["step"], "val/bbox/AP": ap}
             history.append({**row, "progress/epoch": item["epoch"] + 1e-9})
-        found.append(FakeRun(run.run_id, {COPY: copy, "val/bbox/AP": 0.99}, run.config, history))
+        found.append(FakeRun(run.run_id, {**copy_of(run), "val/bbox/AP": 0.99}, run.config, history))
     return found
 
 
@@ -118,8 +119,12 @@ def test_what_is_no_run_of_ours_is_left_out_and_said(
 ) -> None:
     make_run(tmp_path)
     project += [*on_wandb(tmp_path), FakeRun("other", {"loss": 1.0}, {}, [])]
+    project.append(FakeRun("odd", {f"{DIRECTORY}/meta": {"run_id": 3}}, {}, []))
     (summary,) = load_summaries([], "me/p")
-    assert "me/p: 1 runs there are none of this suite and left out" in capsys.readouterr().err
+    assert (
+        "me/p: 2 runs there were not logged by this suite, or by an older version of it: left out"
+        in capsys.readouterr().err
+    )
     with pytest.raises(RunError, match=r"-seed0 was read from W&B, and this needs its run directory: see --runs"):
         _ = summary.directory
 
@@ -145,7 +150,7 @@ def test_what_cannot_be_read_is_one_line(project: list[FakeRun], capsys: pytest.
 def test_a_newer_schema_is_refused(project: list[FakeRun], tmp_path: Path) -> None:
     path = make_run(tmp_path)
     (run,) = on_wandb(tmp_path)
-    run.summary_metrics[COPY]["meta"]["schema_version"] = 99
+    run.summary_metrics[f"{DIRECTORY}/meta"]["schema_version"] = 99
     project.append(run)
     with pytest.raises(NewerSchemaError, match=f"{path.name} on W&B was written with schema version 99"):
         load_summaries([], "me/p")
@@ -153,7 +158,7 @@ def test_a_newer_schema_is_refused(project: list[FakeRun], tmp_path: Path) -> No
 
 def test_a_run_without_status_has_just_begun() -> None:
     run = WandbRun(
-        FakeRun("a-seed0", {COPY: {"meta": {"schema_version": 1, "run_id": "a", "experiment": "b"}}}, {}, [])
+        FakeRun("a-seed0", {f"{DIRECTORY}/meta": {"schema_version": 1, "run_id": "a", "experiment": "b"}}, {}, [])
     )
     assert (run.status, run.results, run.experiments, run.evaluations) == ({"state": "created"}, None, ["b"], [])
 
@@ -169,13 +174,17 @@ def test_from_training_to_tables_over_a_server(tmp_path: Path) -> None:
         def train(*extra: str) -> None:
             code, _, err = tiny.finish(tiny.start([*base, *extra], **key))
             assert code == 0, err
+            assert "goes on without it" not in err
 
         train("experiment=baseline")
         train("experiment=stages_6")  # the same run: only its name is new
         train("experiment=stages_1", "num_stages=1")
         stopped = tiny.start([*base, "experiment=stages_12", "schedule.length=4000"], **key)
+        deadline = time.monotonic() + 60
         while not list(root.glob("stages_12/*/checkpoints/step_*")):
             assert stopped.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         stopped.send_signal(signal.SIGTERM)
         tiny.finish(stopped)
         assert len(server.runs) == 3

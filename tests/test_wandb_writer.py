@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -17,6 +18,7 @@ import yaml
 from analysis.runs import read_run
 from experiments.build import dry_build
 from experiments.config import validate
+from experiments.names import add_names
 from experiments.signature import ConfigError
 from experiments.wandb_file import history, last_position, wandb_files
 from experiments.wandb_writer import WandbWriter, has_key, layers
@@ -124,7 +126,8 @@ def test_what_tables_of_runs_show(run):
     meta, status = (json.loads((run / f"{name}.json").read_text()) for name in ("meta", "status"))
     assert status["state"] == "finished"
     copy = {"meta": meta, "status": status, "results": results, "experiments": ["baseline"]}
-    assert summary["run_directory"] == copy  # to the last digit: `analysis tables --wandb` reads it
+    for key, value in copy.items():
+        assert summary[f"run_directory/{key}"] == value  # to the last digit: `analysis tables --wandb` reads it
     assert {"model/size/num_parameters", "model/cost/forward_gflops", "train/time/seconds", "val/stage_0/AP"} <= set(
         results
     )
@@ -203,28 +206,52 @@ def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
         killed = tiny.start(arguments, **key)
         path = _wait_for_step(tmp_path, 50)
         deadline = time.monotonic() + 60
-        while not server.run(path.name)["upserts"] and time.monotonic() < deadline:
+        while "run_directory/status" not in server.run(path.name)["summary"]:
+            assert time.monotonic() < deadline, "W&B is told nothing"
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
         tiny.finish(killed)
         assert 50 <= read_run(path).events("train")[-1]["step"] < 600
-        deadline = time.monotonic() + 20  # W&B's own process ends after ours
-        while not server.run(path.name)["summary"] and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert server.run(path.name)["summary"]["run_directory"]["status"]["state"] == "running"
+        assert server.run(path.name)["summary"]["run_directory/status"]["state"] == "running"
         code, _, err = tiny.finish(tiny.start(arguments, **key))
         assert code == 0, err
         assert "goes on without it" not in err
         assert list(server.runs) == [path.name]
         run = server.runs[path.name]
     assert {upsert["groupName"] for upsert in run["upserts"]} <= {None}
-    assert run["summary"]["run_directory"]["status"] == json.loads((path / "status.json").read_text())
+    assert run["summary"]["run_directory/status"] == json.loads((path / "status.json").read_text())
     assert run["upserts"][0]["jobType"] == "train"
     steps = [row["_step"] for row in run["history"]]
     assert steps == sorted(set(steps))
     expected = {2 * event["step"] + (event["event"] == "eval") for event in read_run(path).events()}
     assert set(steps) == expected  # what the killed process had not sent, the next one sends
     assert len(wandb_files(path / "wandb", path.name)) == 2
+
+
+def test_a_finished_run_is_told_its_new_names(run, tmp_path, capsys):
+    """One more session with the configuration and the summary, no history; told once, and again where it failed."""
+    path = tmp_path / "runs" / "baseline" / run.name
+    shutil.copytree(run, path)
+    arguments = tiny.overrides(tmp_path / "runs", "experiment=stages_6", "eval.every_epochs=1")
+    assert tiny.train(arguments) == path  # whatever the command says of logging: it is the run's that counts
+    assert f"telling W&B another name of {run.name}" in capsys.readouterr().err
+    (_, second) = wandb_files(path / "wandb", path.name)
+    settle(second)
+    assert history(second) == []
+    summary = {item.key: json.loads(item.value_json) for part in records(second, "summary") for item in part.update}
+    assert summary["run_directory/experiments"] == ["baseline", "stages_6"]
+    assert summary["val/bbox/AP"] == summary["run_directory/results"]["val/bbox/AP"]
+    (record,) = records(second, "run")
+    config = {item.key: json.loads(item.value_json) for item in record.config.update}
+    assert (record.run_id, list(record.tags), config["experiment_name"]) == (run.name, [], "baseline")
+    tiny.train(arguments)
+    assert len(wandb_files(path / "wandb", path.name)) == 2
+    (path / "wandb" / "told_names.json").unlink()
+    assert add_names(path, ["stages_6"])
+    assert len(wandb_files(path / "wandb", path.name)) == 3
+    shutil.rmtree(path / "wandb")  # sent and cleared away
+    assert add_names(path, ["num_proposals_100"])
+    assert not (path / "wandb").exists()
 
 
 def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(run, tmp_path):
@@ -382,6 +409,7 @@ def test_a_slow_run_is_told_to_the_writer_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **kwargs: given.update(kwargs) or Run())
     config = {"experiment_name": "a" * 80, "recipe_name": "mini", "data": {"name": "shapes"}, "seed": 3}
     writer = WandbWriter("p", None, "online", "mine", 5, 5.0, {}, tmp_path, "abc-seed3", config)
+    writer.started()
     for step in (3, 4, 5, 6):
         writer.log("train", step, step / 10, {"train/loss/total": 1.0})
     writer.close()
