@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -18,13 +19,17 @@ COMMANDS = {
     "figures": ("analysis.figures", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
     "compare": ("analysis.compare", "whether rows really differ: bootstrap over images, Welch over seeds, Holm"),
     "agreement": ("analysis.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
-    "errors": ("analysis.errors", "where AP comes from: size, class, crowding, stage; duplicates by stage"),
+    "errors": (
+        "analysis.errors",
+        "where AP, or a difference of two runs, comes from: size, class, crowding, stage, duplicates",
+    ),
     "report": ("analysis.report", "tables, tests, order and figure of a suite as one Markdown page"),
     "wandb-report": ("analysis.wandb_report", "a Weights & Biases report of a project's runs"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    replace_what_cannot_be_encoded()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -42,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def replace_what_cannot_be_encoded() -> None:
+    """Print ? for what the encoding of stdout lacks, such as ± in ASCII, instead of ending in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":  # anything else was chosen
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,20 @@ from analysis.formats import DASH, Grid, grid, render
 from analysis.output import add_output_arguments, emit
 from analysis.paper.rows import EXPERIMENTS, PublishedRow, published_rows, published_tables
 from analysis.run_summary import choose_recipe
-from analysis.table_rows import OurRow, our_rows
+from analysis.table_rows import OurRow, on_same_data, our_rows
 from analysis.tables import add_source_arguments, summaries_of
 
 NUM_RESAMPLES = 2000
+MIN_ROWS = 4  # three rows in order leave a bootstrap over rows no other order to draw
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviation of AP, in percent, over seeds, pooled over the configurations that have several."""
+
+    ap: float
+    degrees_of_freedom: int
+    num_configurations: int
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,8 @@ class Pair:
 class Agreement:
     """A table's order: tau-b of our mean AP and the published AP over the rows that have runs, None below two rows.
 
-    ``interval`` is a 95 % bootstrap interval over what ``over`` names: ``seeds`` where every row has several, else
-    ``rows``, from three on. ``pairs`` are all pairs of the table's rows.
+    ``interval`` covers 95 % of what other seeds would give, where a spread of seeds is known (``over`` is ``seeds``),
+    or is a bootstrap interval over the rows, from four on. ``pairs`` are all pairs of the table's rows.
     """
 
     table: str
@@ -68,8 +78,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     summaries = summaries_of(args)
     recipe = choose_recipe(summaries, args.recipe)
-    rows = our_rows(summaries, recipe)
-    emit(render([agreement_grid([agreement(table, rows) for table in EXPERIMENTS], recipe)], args.format), args.out)
+    grid, _ = agreements(our_rows(summaries, recipe), recipe)
+    emit(render([grid], args.format), args.out)
+
+
+def agreements(rows: Mapping[str, OurRow], recipe: str) -> tuple[Grid, dict[str, Agreement]]:
+    """The order of rows in all tables, as one table and by table; rows on other data than the most are left out."""
+    same, others = on_same_data(rows)
+    spread = seed_spread(same)
+    found = {table: agreement(table, same, spread) for table in EXPERIMENTS}
+    own = {row.experiment for table in EXPERIMENTS for row in published_rows(table)}
+    left_out = [name for name in others if name in own]
+    flagged = [name for name, row in same.items() if name in own and row.used and row.flags]
+    return agreement_grid(list(found.values()), recipe, spread, left_out, flagged), found
+
+
+def seed_spread(rows: Mapping[str, OurRow]) -> Spread | None:
+    """The pooled spread over seeds; None where no configuration has several."""
+    by_identity = {row.used[0].identity: seed_aps(row) for row in rows.values() if row.used}
+    several = [np.array(own) for own in by_identity.values() if len(own) > 1]
+    degrees = sum(len(own) - 1 for own in several)
+    if not degrees:
+        return None
+    squares = sum(float(np.square(own - own.mean()).sum()) for own in several)
+    return Spread((squares / degrees) ** 0.5, degrees, len(several))
 
 
 def published_noise() -> float:
@@ -85,7 +117,9 @@ def seed_aps(row: OurRow | None) -> list[float]:
     return [100 * run.values["val/bbox/AP"] for run in runs if run.values.get("val/bbox/AP", -1.0) >= 0]
 
 
-def agreement(table: str, rows: Mapping[str, OurRow], num_resamples: int = NUM_RESAMPLES) -> Agreement:
+def agreement(
+    table: str, rows: Mapping[str, OurRow], spread: Spread | None = None, num_resamples: int = NUM_RESAMPLES
+) -> Agreement:
     """How far our rows of a table are in the published order."""
     published = published_rows(table)
     aps = {row.experiment: seed_aps(rows.get(row.experiment)) for row in published}
@@ -97,14 +131,16 @@ def agreement(table: str, rows: Mapping[str, OurRow], num_resamples: int = NUM_R
     known = [row for row in published if aps[row.experiment]]
     theirs = np.array([row.ap for row in known])
     values = [np.array(aps[row.experiment]) for row in known]
-    over = "seeds" if values and all(len(own) > 1 for own in values) else "rows"
+    over = "rows" if spread is None else "seeds"
     tau = p_value = interval = None
     if len(known) > 1:
         ours = np.array([own.mean() for own in values])
         tau = _none_if_nan(float(tau_b(ours, theirs)))
         p_value = _none_if_nan(float(stats.kendalltau(ours, theirs).pvalue))
-        if over == "seeds" or len(known) > 2:
-            interval = _interval(values, theirs, over, num_resamples)
+        if spread is not None:
+            interval = _interval_over_seeds(values, theirs, spread, num_resamples)
+        elif len(known) >= MIN_ROWS:
+            interval = _interval_over_rows(ours, theirs, num_resamples)
     return Agreement(table, len(published), len(known), tau, p_value, interval, over, tuple(pairs))
 
 
@@ -117,8 +153,14 @@ def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray
     return np.divide(total, norm, out=np.full(np.shape(total), np.nan), where=norm > 0)
 
 
-def agreement_grid(agreements: Sequence[Agreement], recipe: str) -> Grid:
-    """All tables in one table."""
+def agreement_grid(
+    agreements: Sequence[Agreement],
+    recipe: str,
+    spread: Spread | None = None,
+    left_out: Sequence[str] = (),
+    flagged: Sequence[str] = (),
+) -> Grid:
+    """All tables in one table; rows ``left_out`` and ``flagged`` are named below it."""
     noise = published_noise()
     lines, totals = [], np.zeros(3, np.int64)
     for item in agreements:
@@ -142,14 +184,27 @@ def agreement_grid(agreements: Sequence[Agreement], recipe: str) -> Grid:
     num_pairs = sum(len(item.pairs) for item in agreements)
     lines.append(["all", "", DASH, DASH, DASH, DASH, f"{totals[0]} of {totals[1]}", f"{totals[2]} of {num_pairs}"])
     header = ["table", "rows", "Kendall τ", "95% interval", "over", "p", "pairs agree", f"pairs > {noise} AP"]
-    remarks = (
-        f"Recipe {recipe}. τ (tau-b) of our mean AP and the published AP over the rows that have finished runs; the "
-        "interval is a bootstrap over seeds where every row has several, else over the rows, of which a table has few: "
-        "read it as no more than that. p: exact, of no association.",
+    if spread is None:
+        interval = f"No row has several seeds: the interval is a bootstrap over the rows, of at least {MIN_ROWS}"
+    else:
+        configurations = (
+            "one configuration" if spread.num_configurations == 1 else (f"{spread.num_configurations} configurations")
+        )
+        interval = (
+            f"The interval covers 95% of what other seeds would give, all with the spread of {configurations} that "
+            f"have several ({spread.ap:.2f} AP, {spread.degrees_of_freedom} degrees of freedom)"
+        )
+    remarks = [
+        f"Recipe {recipe}. τ (tau-b) of our mean AP and the published AP over the rows that have finished runs. "
+        f"{interval}. p: of no association, over the few rows of a table.",
         f"Pairs of rows whose published AP differs by more than {noise}, the noise between two runs that the authors "
         "state, and how many of those known here come out in that order.",
-    )
-    return grid("Order of rows against the paper's", header, lines, remarks=remarks)
+    ]
+    if left_out:
+        remarks.append(f"Left out, evaluated on other data than the others: {', '.join(left_out)}.")
+    if flagged:
+        remarks.append(f"With flags, which the tables spell out: {', '.join(flagged)}.")
+    return grid("Order of rows against the paper's", header, lines, remarks=tuple(remarks))
 
 
 def pair_lines(item: Agreement) -> list[str]:
@@ -166,17 +221,26 @@ def pair_lines(item: Agreement) -> list[str]:
     return lines
 
 
-def _interval(
-    values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], over: str, num_resamples: int
+def _interval_over_seeds(
+    values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], spread: Spread, num_resamples: int
 ) -> tuple[float, float] | None:
     generator = np.random.default_rng(0)
-    if over == "seeds":
-        columns = [own[generator.integers(len(own), size=(num_resamples, len(own)))].mean(axis=1) for own in values]
-        draws = tau_b(np.stack(columns, axis=1), np.broadcast_to(theirs, (num_resamples, len(theirs))))
-    else:
-        ours = np.array([own.mean() for own in values])
-        chosen = generator.integers(len(ours), size=(num_resamples, len(ours)))
-        draws = tau_b(ours[chosen], theirs[chosen])
+    means, counts = np.array([own.mean() for own in values]), np.array([len(own) for own in values])
+    # Each draw has a spread of its own too: it is known from few seeds.
+    scale = np.sqrt(spread.degrees_of_freedom / generator.chisquare(spread.degrees_of_freedom, num_resamples))
+    noise = generator.standard_normal((num_resamples, len(means))) * spread.ap / np.sqrt(counts)
+    draws = tau_b(means + scale[:, None] * noise, np.broadcast_to(theirs, (num_resamples, len(theirs))))
+    return _central(draws)
+
+
+def _interval_over_rows(
+    ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], num_resamples: int
+) -> tuple[float, float] | None:
+    chosen = np.random.default_rng(0).integers(len(ours), size=(num_resamples, len(ours)))
+    return _central(tau_b(ours[chosen], theirs[chosen]))
+
+
+def _central(draws: npt.NDArray[np.float64]) -> tuple[float, float] | None:
     draws = draws[~np.isnan(draws)]
     return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))) if len(draws) else None
 

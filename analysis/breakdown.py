@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.average_precision import AveragePrecision
 from analysis.boxes_data import Detections, GroundTruth, IntArray
-from analysis.duplicates import Duplicates, count_duplicates
+from analysis.duplicates import Duplicates, count_duplicates, count_duplicates_of_best
 from analysis.matches import box_ious, match
 
 BOX_COUNTS = (0, 1, 2, 4, 8, 16)
@@ -27,15 +28,22 @@ class Part:
     ap: float | None
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a stage finds: AP in percent, and its duplicates in all images, in crowded and in other ones."""
+class Scenes(NamedTuple):
+    """Duplicates in all images, in crowded and in other ones."""
 
-    index: int
-    ap: float | None
     everywhere: Duplicates
     crowded: Duplicates
     elsewhere: Duplicates
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage finds: AP in percent, and the duplicates from a score on and among its N best detections."""
+
+    index: int
+    ap: float | None
+    above_score: Scenes
+    best: Scenes
 
 
 def by_size(truth: GroundTruth, detections: Detections) -> list[Part]:
@@ -52,6 +60,16 @@ def by_class(truth: GroundTruth, precision: AveragePrecision) -> list[Part]:
     ap = precision.per_class()
     counts = np.bincount(truth.category_indices[~truth.is_crowd], minlength=len(truth.category_ids))
     return [Part(truth.class_names[k], int(counts[k]), percent(ap[:, k])) for k in np.flatnonzero(counts).tolist()]
+
+
+def contributions(classes: Sequence[Part], others: Sequence[Part]) -> list[float | None]:
+    """What each class adds to the difference in AP, ``others`` less ``classes``, in points of AP; they sum up to it.
+
+    AP is the mean over the classes that have boxes, so a class adds its own difference divided by their number.
+    """
+    pairs = [(first.ap, second.ap) for first, second in zip(classes, others, strict=True)]
+    num_classes = sum(first is not None for first, _ in pairs)
+    return [None if a is None or b is None else (b - a) / num_classes for a, b in pairs]
 
 
 def by_box_count(truth: GroundTruth, precision: AveragePrecision) -> list[Part]:
@@ -76,13 +94,15 @@ def by_overlap(truth: GroundTruth, precision: AveragePrecision) -> list[Part]:
 
 
 def by_stage(truth: GroundTruth, stages: Sequence[Detections], min_score: float) -> list[Stage]:
-    """AP and duplicates of every stage's own output; crowded images have boxes with an IoU of ``CROWDED_IOU``."""
+    """AP and duplicates of every stage's own output; crowded images have two boxes with an IoU of ``CROWDED_IOU``."""
     is_crowded = largest_overlaps(truth) >= CROWDED_IOU
+    scenes = (None, is_crowded, ~is_crowded)
     found = []
     for index, detections in enumerate(stages):
         ap = percent(AveragePrecision(match(truth, detections))())
-        counts = (count_duplicates(truth, detections, min_score, images) for images in (None, is_crowded, ~is_crowded))
-        found.append(Stage(index, ap, *counts))
+        above_score = Scenes(*(count_duplicates(truth, detections, min_score, images) for images in scenes))
+        best = Scenes(*(count_duplicates_of_best(truth, detections, images) for images in scenes))
+        found.append(Stage(index, ap, above_score, best))
     return found
 
 

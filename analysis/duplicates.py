@@ -15,8 +15,9 @@ IOU = 0.5
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Of ``num_detections`` above the score, by kind: found a box, again a box already found, an ignored one (crowd),
-    or none at all. They add up.
+    """Of ``num_detections``, by kind: found a box, again a box already found, an ignored one (crowd), or none at all.
+
+    They add up.
     """
 
     num_detections: int
@@ -31,8 +32,13 @@ class Duplicates:
 
     @property
     def share(self) -> float | None:
-        """Duplicates among all detections above the score; None without any."""
+        """Duplicates among all these detections; None without any."""
         return self.num_duplicates / self.num_detections if self.num_detections else None
+
+    @property
+    def per_box_found(self) -> float | None:
+        """Duplicates for each detection that finds a box; None without any."""
+        return self.num_duplicates / self.num_true if self.num_true else None
 
 
 def count_duplicates(
@@ -49,7 +55,39 @@ def count_duplicates(
     chosen = detections.scores >= min_score
     if images is not None:
         chosen &= images[detections.image_indices]
-    own = detections.chosen(chosen)
+    return _count(truth, detections.chosen(chosen))
+
+
+def count_duplicates_of_best(
+    truth: GroundTruth, detections: Detections, images: npt.NDArray[np.bool_] | None = None
+) -> Duplicates:
+    """Count what the N best-scored detections are, N the number of boxes without crowd boxes; all if there are fewer.
+
+    A stage that scores everything low and one that scores everything high are compared at the same number of
+    detections, which no threshold gives. Of equal scores the earlier detection is the better one.
+
+    Args:
+        images: which images to take boxes and detections of, (number of images,); None for all.
+    """
+    is_counted = ~truth.is_crowd
+    rows = np.arange(len(detections))
+    if images is not None:
+        is_counted &= images[truth.image_indices]
+        rows = np.flatnonzero(images[detections.image_indices])
+    best = rows[np.argsort(-detections.scores[rows], kind="stable")][: is_counted.sum()]
+    return _count(truth, detections.chosen(best))
+
+
+def removed_percent(first: Duplicates, last: Duplicates) -> float | None:
+    """Of the duplicates per box found in ``first`` the percentage that ``last`` is without; negative if it has more.
+
+    None where ``first`` has no duplicate or one of the two finds no box.
+    """
+    before, after = first.per_box_found, last.per_box_found
+    return 100 * (1 - after / before) if before and after is not None else None
+
+
+def _count(truth: GroundTruth, own: Detections) -> Duplicates:
     matches = match(truth, own, np.array([IOU]), max_dets=len(own) + 1)
     is_true, is_ignored = (np.zeros(len(own), np.bool_) for _ in range(2))
     is_true[matches.rows], is_ignored[matches.rows] = matches.is_true[0], matches.is_ignored[0]

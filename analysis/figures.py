@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from analysis.output import write_figure
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.run_summary import RunSummary, choose_recipe
+from analysis.run_summary import RunSummary, Source, choose_recipe
 from analysis.runs import Run, RunError
 from analysis.table_rows import our_rows
 from analysis.tables import add_source_arguments, summaries_of
@@ -45,7 +46,11 @@ class Curve:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for figure1 and figure4, .png and .pdf"
+        "--out",
+        type=Path,
+        default=Path("figures"),
+        metavar="DIR",
+        help="folder for figure1 and figure4, .png and .pdf (default figures)",
     )
     parser.add_argument(
         "--experiments", nargs="+", metavar="NAME", help="rows of figure 1 (default: those of table 1 that have runs)"
@@ -83,10 +88,14 @@ def write_figure4(
     viewed = next((run for run in runs if view_ids(run)), None)
     if viewed is None:
         return []
-    view = read_view(viewed, view_ids(viewed)[0] if image_id is None else image_id)
     paths = [out / f"figure4.{suffix}" for suffix in ("png", "pdf")]
-    for path in paths:
-        save(stages_figure(view, score_threshold, with_truth=False), path)
+    try:
+        view = read_view(viewed, view_ids(viewed)[0] if image_id is None else image_id)
+        for path in paths:
+            save(stages_figure(view, score_threshold, with_truth=False), path)
+    except (RunError, OSError) as error:  # a view that is damaged, or lacks its picture
+        print(f"left out: {error}", file=sys.stderr)
+        return []
     return paths
 
 
@@ -127,18 +136,31 @@ def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[s
 
 
 def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
-    """One row's AP over epochs, over its seeds."""
+    """One row's AP over epochs, over its seeds; a damaged evaluation is left out and named on stderr."""
     aps: dict[float, list[float]] = defaultdict(list)
     for summary in runs:
-        for evaluation in summary.source.evaluations:
-            ap = (evaluation.get("metrics") or {}).get("val/bbox/AP")
-            epoch = evaluation.get("epoch")
-            if isinstance(ap, int | float) and isinstance(epoch, int | float) and ap >= 0:
-                aps[float(epoch)].append(100 * ap)
+        for evaluation in _evaluations(summary.source):
+            ap = evaluation["metrics"].get("val/bbox/AP")
+            if ap is not None and ap >= 0:
+                aps[float(evaluation["epoch"])].append(100 * ap)
     epochs = tuple(sorted(aps))
     by_epoch = [aps[epoch] for epoch in epochs]
     mean, low, high = (tuple(float(f(own)) for own in by_epoch) for f in (np.mean, min, max))
     return Curve(name, epochs, mean, low, high, len(runs))
+
+
+def _evaluations(source: Source) -> list[dict[str, Any]]:
+    if not isinstance(source, Run):  # W&B has no files that may be torn
+        return source.evaluations
+    found, problems = source.readable_evaluations()
+    for problem in problems:
+        _say_once(f"left out: {problem}")
+    return found
+
+
+@functools.cache  # a report asks twice for the curves of the same runs
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def published_points() -> dict[str, tuple[int, float]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import html
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 DASH = "\u2013"
+MAX_LATEX_COLUMNS = 8  # a wider table is scaled down to the width of a line
 _CODE = re.compile(r"`([^`]*)`")
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -40,7 +42,8 @@ class Grid:
     """A table: groups of rows that belong together, footnotes (mark, text) and remarks below it. No title: "".
 
     Texts of footnotes and remarks may hold `code` in backticks. ``num_label_columns`` columns on the left are aligned
-    left, the others right. ``records`` is what CSV has instead of the rows, one value a column; None takes the rows.
+    left, the others right. ``records`` is what CSV has instead of the rows, one value a column; None takes the rows,
+    each with the title and with what is noted below the table.
     """
 
     title: str
@@ -149,10 +152,21 @@ def latex_escape(text: str) -> str:
 
 
 def _latex(grids: Sequence[Grid]) -> str:
-    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(map(_latex_table, grids)) + "\n"
+    tables = map(_latex_table, grids, _latex_labels(grids))
+    return "% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n" + "\n\n".join(tables) + "\n"
 
 
-def _latex_table(table: Grid) -> str:
+def _latex_labels(grids: Sequence[Grid]) -> list[str]:
+    """A label for each table, of letters, digits and dashes of its title; equal ones are numbered."""
+    labels: list[str] = []
+    for table in grids:
+        name = re.sub(r"[^a-z0-9]+", "-", table.title.lower()).strip("-") or "table"
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        labels.append(next(name for name in names if name not in labels))
+    return labels
+
+
+def _latex_table(table: Grid, label: str) -> str:
     def line(cells: Sequence[Cell]) -> str:
         texts = (
             latex_escape(cell.text) + (f"\\textsuperscript{{{','.join(cell.marks)}}}" if cell.marks else "")
@@ -165,12 +179,14 @@ def _latex_table(table: Grid) -> str:
         return "".join(f"\\texttt{{{part}}}" if i % 2 else part for i, part in enumerate(parts))
 
     columns = "l" * table.num_label_columns + "r" * (len(table.header) - table.num_label_columns)
-    lines = ["\\begin{table}", "\\centering", f"\\caption{{{latex_escape(table.title)}}}"]
+    is_wide = len(table.header) > MAX_LATEX_COLUMNS
+    lines = ["\\begin{table}", "\\centering", f"\\caption{{{latex_escape(table.title)}}}", f"\\label{{tab:{label}}}"]
+    lines += ["\\resizebox{\\linewidth}{!}{%"] if is_wide else []
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", line([Cell(text) for text in table.header]), "\\midrule"]
     for i, group in enumerate(table.groups):
         lines += ["\\addlinespace"] if i and len(group) + len(table.groups[i - 1]) > 2 else []
         lines += [line(row) for row in group]
-    lines += ["\\bottomrule", "\\end{tabular}"]
+    lines += ["\\bottomrule", "\\end{tabular}" + ("}" if is_wide else "")]
     below = [f"\\textsuperscript{{{mark}}} {prose(text)}" for mark, text in table.footnotes]
     below += [prose(text) for text in table.remarks]
     lines += ["\\par\\smallskip\\footnotesize\\raggedright", *(f"{text}\\par" for text in below)] if below else []
@@ -178,18 +194,29 @@ def _latex_table(table: Grid) -> str:
 
 
 def _csv(grids: Sequence[Grid]) -> str:
+    """Tables with the same header are one block; an empty line stands before a block with another one."""
     out = io.StringIO()
-    header: list[str] | None = None
-    for table in grids:
-        records = table.records
-        if records is None:
-            records = tuple(dict(zip(table.header, (c.text for c in row), strict=True)) for row in table.rows)
-        writer = csv.writer(out, lineterminator="\n")
-        if records and list(records[0]) != header:
-            header = list(records[0])
+    writer = csv.writer(out, lineterminator="\n")
+    last: list[str] = []
+    for header, rows in map(_csv_table, grids):
+        if rows and header != last:
+            out.write("\n" if last else "")
             writer.writerow(header)
-        writer.writerows([["" if value is None else value for value in record.values()] for record in records])
+            last = header
+        writer.writerows(rows)
     return out.getvalue()
+
+
+def _csv_table(table: Grid) -> tuple[list[str], list[list[object]]]:
+    if table.records is not None:
+        header = list(table.records[0]) if table.records else []
+        return header, [["" if value is None else value for value in record.values()] for record in table.records]
+    rows: list[list[object]] = []
+    for row in table.rows:
+        marks = {mark for cell in row for mark in cell.marks}
+        below = [*(text for mark, text in table.footnotes if mark in marks), *table.remarks]
+        rows.append([table.title, *(cell.text for cell in row), " ".join(below)])
+    return ["title", *table.header, "remarks"], rows
 
 
 def _html(grids: Sequence[Grid]) -> str:

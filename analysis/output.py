@@ -28,7 +28,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def emit(text: str, out: Path | None) -> None:
-    """Print, or write a file that is never seen half-written.
+    """Print, or write a UTF-8 file that is never seen half-written.
 
     Raises:
         RunError: the file cannot be written.
@@ -36,7 +36,7 @@ def emit(text: str, out: Path | None) -> None:
     if out is None:
         sys.stdout.write(text)
     else:
-        write_file(out, text.encode())
+        write_file(out, text.encode(errors="replace"))  # JSON can hold half a character
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.agreement import agreement, agreement_grid, pair_lines
+from analysis.agreement import agreements, pair_lines
 from analysis.compare import (
     Measured,
     Row,
@@ -20,27 +22,41 @@ from analysis.compare import (
 )
 from analysis.errors import error_grids
 from analysis.figures import curves, write_figure1, write_figure4
-from analysis.formats import Grid, render
+from analysis.formats import DASH, Grid, grid, render
 from analysis.output import write_file
-from analysis.paper.rows import EXPERIMENTS, published_tables
+from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
 from analysis.run_summary import RunSummary, choose_recipe, load_summaries
 from analysis.runs import RunError
-from analysis.table_rows import OurRow, baseline_of, our_rows
+from analysis.table_rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
 from analysis.tables import add_run_arguments, build_table
 
 COMMENTS = "comments.md"
 PAGE = "README.md"
 FIGURE4_SCORE = 0.3
-SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "errors")
+PAPER_RECIPE = "paper"  # under which the published numbers were trained
+SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "errors")
+_WRITTEN_FOR = re.compile(r"<!-- written for numbers ([0-9a-f]{12}) -->")
 
 
 @dataclass(frozen=True)
 class MeasuredRows:
-    """The configurations that were measured, each experiment's index among them, or the reason why none was."""
+    """The configurations that were measured, each experiment's index among them, or the reason why none was.
+
+    ``left_out`` names those that were not, with the reason.
+    """
 
     measured: Measured | None
     index: Mapping[str, int]
     reason: str | None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comments:
+    """The hand-written paragraphs by section, and the numbers that they were written for, where they say so."""
+
+    sections: Mapping[str, str]
+    written_for: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,20 +81,25 @@ def run(args: argparse.Namespace) -> None:
     figure, figure4 = _figure(summaries, recipe, args.out), _figure4(summaries, recipe, args.out)
     errors = _errors(rows, args.annotations)
     page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, errors)
+    if recipe != PAPER_RECIPE:
+        page += f"\n{_paper_scale(our_rows(summaries, PAPER_RECIPE))}\n"
     write_file(args.out / PAGE, page.encode())
     print(args.out / PAGE)
 
 
-def read_comments(path: Path) -> dict[str, str]:
+def read_comments(path: Path) -> Comments:
     """The hand-written paragraphs: each section's text below a heading ``## table7``; none without the file.
+
+    A line ``<!-- written for numbers 0123456789ab -->``, as the page gives it, lets a later page say that they have
+    changed.
 
     Raises:
         RunError: the file cannot be read, or has a section twice or one that the page lacks.
     """
     if not path.exists():
-        return {}
+        return Comments({}, None)
     try:
-        _, *parts = re.split(r"^## +(.+?) *$", path.read_text(), flags=re.MULTILINE)
+        head, *parts = re.split(r"^## +(.+?) *$", path.read_text(), flags=re.MULTILINE)
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     names = parts[::2]
@@ -87,12 +108,28 @@ def read_comments(path: Path) -> dict[str, str]:
             raise RunError(f"{path} has a section '{name}'; the page has {', '.join(SECTIONS)}")
         if names.count(name) > 1:
             raise RunError(f"{path} has the section '{name}' twice: join them")
-    return {name: text.strip() for name, text in zip(names, parts[1::2], strict=True)}
+    sections = {name: text.strip() for name, text in zip(names, parts[1::2], strict=True)}
+    written_for = _WRITTEN_FOR.search(head)
+    return Comments(sections, written_for[1] if written_for else None)
+
+
+def fingerprint(rows: Mapping[str, OurRow]) -> str:
+    """Twelve hex digits of which runs are used and of the AP of each."""
+    used = {run.run_id: run.values.get("val/bbox/AP") for row in rows.values() for run in row.used}
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredRows:
     """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
-    wanted = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
+    done = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
+    same, _ = on_same_data({name: rows[name] for name in done})
+    left_out = [f"{name} (evaluated on other data)" for name in done if name not in same]
+    wanted = []
+    for name in same:
+        if all((run.directory.path / "detections.json").is_file() for run in rows[name].used):
+            wanted.append(name)
+        else:
+            left_out.append(f"{name} (a run has no detections.json)")
     seeds: dict[str, dict[str, RunSummary]] = {}
     for name in wanted:
         for summary in rows[name].used:
@@ -100,20 +137,20 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     order = list(seeds)
     index = {name: order.index(rows[name].used[0].identity) for name in wanted}
     if len(order) < 2:
-        return MeasuredRows(None, index, "fewer than two rows have finished runs")
+        return MeasuredRows(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
     configurations = [
         Row(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
     ]
     try:
-        return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None)
+        return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
     except RunError as error:
-        return MeasuredRows(None, index, str(error))
+        return MeasuredRows(None, index, str(error), tuple(left_out))
 
 
 def build_page(
     rows: Mapping[str, OurRow],
     recipe: str,
-    comments: Mapping[str, str],
+    comments: Comments,
     tests: MeasuredRows,
     confidence: float,
     figure: str,
@@ -124,7 +161,9 @@ def build_page(
     wanted = set(_experiments(*EXPERIMENTS))
     done = sorted(name for name in wanted if name in rows and rows[name].used)
     num_runs = len({run.run_id for name in done for run in rows[name].used})
-    agreements = {table: agreement(table, rows) for table in EXPERIMENTS}
+    order, by_table = agreements(rows, recipe)
+    prose, numbers = comments.sections, fingerprint(rows)
+    stale = comments.written_for not in (None, numbers)
     parts = [
         f"# Results, recipe {recipe}",
         f"Written by `python -m analysis report --recipe {recipe}`; prose comes from a hand-written `{COMMENTS}` "
@@ -135,26 +174,32 @@ def build_page(
             if done != sorted(wanted)
             else "."
         ),
-        comments.get("overview", ""),
+        f"Numbers `{numbers}`."
+        + (f" **The prose was written for `{comments.written_for}`: it may not fit these numbers.**" if stale else ""),
+        prose.get("overview", ""),
         "## Figure 1: convergence",
         figure,
-        comments.get("figure1", ""),
+        prose.get("figure1", ""),
         "## Figure 4: one image, stage by stage",
         figure4,
-        comments.get("figure4", ""),
+        prose.get("figure4", ""),
         "## Does the order of rows agree?",
-        render([replace(agreement_grid(list(agreements.values()), recipe), title="")], "markdown").strip(),
-        comments.get("order", ""),
+        render([replace(order, title="")], "markdown").strip(),
+        prose.get("order", ""),
     ]
     if tests.reason is not None:
         parts.append(f"No tests of differences: {tests.reason}.")
+    if tests.left_out:
+        parts.append(f"Left out of the tests of differences: {', '.join(tests.left_out)}.")
     for table in EXPERIMENTS:
         parts.append(f"## Table {table.removeprefix('table')}: {published_tables()[table]['title']}")
         # The section's heading is the table's title.
         grids = [replace(build_table(table, rows, recipe), title=""), *_tests_of(table, tests, confidence)]
         parts += [render([item], "markdown").strip() for item in grids]
-        parts += ["\n".join(f"- {line}" for line in pair_lines(agreements[table])), comments.get(table, "")]
-    parts += ["## Where the baseline's AP comes from", errors, comments.get("errors", "")]
+        parts += ["\n".join(f"- {line}" for line in pair_lines(by_table[table])), prose.get(table, "")]
+    if beside := _beside(rows):
+        parts += ["## Rows that are in no table", beside, prose.get("beside", "")]
+    parts += ["## Where the baseline's AP comes from", errors, prose.get("errors", "")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -168,7 +213,7 @@ def _tests_of(table: str, tests: MeasuredRows, confidence: float) -> list[Grid]:
     if tests.measured is None or base not in tests.index:
         return []
     names = [name for name in _experiments(table) if name in tests.index]
-    others = sorted({tests.index[name] for name in names} - {tests.index[base]})
+    others = [index for index in dict.fromkeys(tests.index[name] for name in names) if index != tests.index[base]]
     if not others:
         return []
     # A configuration that is several rows goes by this table's name.
@@ -178,6 +223,38 @@ def _tests_of(table: str, tests: MeasuredRows, confidence: float) -> list[Grid]:
     measured = replace(tests.measured, names=tuple(labels))
     comparisons = compare(measured, tests.index[base], others, confidence)
     return [comparison_grid(measured, tests.index[base], comparisons, confidence, f"Differences to {base}, tested")]
+
+
+def _beside(rows: Mapping[str, OurRow]) -> str:
+    """AP of the rows that the paper has in its text alone, or not at all."""
+    (ap,) = (column for column in COLUMNS if column.title == "AP")
+    lines = []
+    for name in sorted(rows.keys() - set(_experiments(*EXPERIMENTS))):
+        value = rows[name].value(ap)
+        if value is not None:
+            spread = "" if value.std is None else f" ± {value.std:.1f}"
+            lines.append([name, str(value.n), f"{value.mean:.1f}{spread}"])
+    return render([grid("", ["row", "n", "AP"], lines)], "markdown").strip() if lines else ""
+
+
+def _paper_scale(rows: Mapping[str, OurRow]) -> str:
+    """The rows at the scale of the published numbers: a dash and a command until someone has trained them."""
+    (ap,) = (column for column in COLUMNS if column.title == "AP")
+    published = {row.experiment: row.ap for table in EXPERIMENTS for row in published_rows(table)}
+    lines = []
+    for name in _experiments(*EXPERIMENTS):
+        row = rows.get(name, missing_row(name, PAPER_RECIPE))
+        value = row.value(ap)
+        lines.append(
+            [
+                name,
+                f"{published[name]:.1f}",
+                DASH if value is None else f"{value.mean:.1f}",
+                row.command if value is None else "",
+            ]
+        )
+    table = render([grid("", ["row", "published AP", "ours", "train it with"], lines)], "markdown").strip()
+    return f"## At the paper's own scale, recipe {PAPER_RECIPE}\n\n{table}"
 
 
 def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.runs import Run, RunError, find_runs
+from analysis.runs import Run, RunError, find_foreign_folders, find_runs
 from analysis.wandb_runs import find_wandb_runs
+
+RECIPES = Path(__file__).parent.parent / "conf" / "recipe"
 
 
 class Source(Protocol):
@@ -22,6 +23,8 @@ class Source(Protocol):
     def run_id(self) -> str: ...
     @property
     def experiments(self) -> list[str]: ...
+    @property
+    def deviations(self) -> dict[str, list[str]]: ...
     @property
     def config(self) -> dict[str, Any]: ...
     @property
@@ -40,7 +43,9 @@ class RunSummary:
         source: what it is read from; of several copies of a run, the one taken.
         identity: what its seeds have in common.
         values: the finite numbers of results.json; empty where there is none.
+        devices: of all its processes, with their number where several trained it together.
         fingerprints: of the training and the validation annotations, None where unknown.
+        deviations: by experiment what overrides changed of it; tables take plain runs first.
         axes: the paper's names of two factors, ``stages`` and ``proposals``, to their values in this run.
         progress: one line about an unfinished run.
         problem: why it cannot be read, else None.
@@ -52,6 +57,7 @@ class RunSummary:
     identity: str
     seed: int | None
     experiments: tuple[str, ...]
+    deviations: Mapping[str, Sequence[str]]
     recipe: str
     finished: bool
     values: Mapping[str, float]
@@ -104,6 +110,11 @@ def summarise(run: Source) -> RunSummary:
     changed |= {"data" for item in resumes if "data" in item and _fingerprints(item) != prints}
     state, step, num_steps = (status.get(key) for key in ("state", "step", "num_steps"))
     where = f", step {step} of {num_steps}" if step is not None else ""
+    if state == "finished" and results is None:
+        where = ", but results.json is missing"
+    values = _numbers(results or {})
+    if problem is None and values.get("val/bbox/AP", 0.0) > 1:
+        problem = f"results.json: val/bbox/AP is {values['val/bbox/AP']:g}, not a fraction"
     num_images = _object(data, "val").get("num_images")
     return RunSummary(
         source=run,
@@ -111,16 +122,17 @@ def summarise(run: Source) -> RunSummary:
         identity=str(meta.get("identity") or run.run_id.rsplit("-seed", 1)[0]),
         seed=meta.get("seed") if isinstance(meta.get("seed"), int) else None,
         experiments=experiments,
+        deviations=run.deviations if experiments else {},
         recipe=str(meta.get("recipe")),
         finished=problem is None and state == "finished" and results is not None,
-        values=_numbers(results or {}),
+        values=values,
         axes=_axes(run),
         data_name=str(data.get("name")),
         fingerprints=prints,
         num_val_images=num_images if isinstance(num_images, int) else None,
         dirty=any(git.get("dirty") is True for git in gits),
         shas=tuple(sorted({str(git["sha"]) for git in gits if git.get("sha")})),
-        devices=tuple(sorted({str(item["device"]) for item in processes if item.get("device")})),
+        devices=tuple(sorted({_device(item) for item in processes if item.get("device")})),
         created_at=str(meta.get("created_at") or ""),
         updated_at=str(status.get("updated_at") or ""),
         epoch=_numbers({"epoch": status.get("epoch")}).get("epoch"),
@@ -138,7 +150,11 @@ def load_summaries(roots: Iterable[str | Path], wandb_project: str | None = None
     Raises:
         RunError: a root is no folder, the project cannot be read, or a run was written by a newer schema.
     """
-    sources: list[Source] = [run for root in roots for run in find_runs(root)]
+    sources: list[Source] = []
+    for root in roots:
+        sources += find_runs(root)
+        if foreign := [str(path) for path in find_foreign_folders(root)]:
+            print(f"no runs, or damaged, and left out: {', '.join(foreign)}", file=sys.stderr)
     if wandb_project is not None:
         runs, num_others = find_wandb_runs(wandb_project)
         sources += runs
@@ -155,16 +171,20 @@ def choose_recipe(summaries: Sequence[RunSummary], asked: str | None) -> str:
     """The recipe that is asked for, or the only one there is.
 
     Raises:
-        RunError: there is no run, none of that recipe, or there are several recipes and none is asked for.
+        RunError: none is asked for and there is no run, or there are several recipes; that which is asked for is
+            neither that of a run nor one of this suite's.
     """
-    if not summaries:
-        raise RunError("there is no run: give the folder that holds them with --runs, or a project with --wandb")
     recipes = sorted({summary.recipe for summary in summaries})
     names = ", ".join(recipes)
     if asked is not None:
-        if asked not in recipes:
-            raise RunError(f"there is no run of recipe {asked}; choose one of those there are with --recipe: {names}")
+        # One of the suite's that nobody has trained yet: every row is a dash and the command that would train it.
+        own = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+        if asked not in (*recipes, *own):
+            known = ", ".join(sorted({*recipes, *own}))
+            raise RunError(f"there is no run of recipe {asked}; choose one of those there are with --recipe: {known}")
         return asked
+    if not summaries:
+        raise RunError("there is no run: give the folder that holds them with --runs, or a project with --wandb")
     if len(recipes) > 1:
         raise RunError(f"the runs are of several recipes, {names}, which do not mix: choose one with --recipe")
     return recipes[0]
@@ -186,6 +206,11 @@ def _fingerprints(item: Mapping[str, Any]) -> tuple[str | None, str | None]:
     return train, val
 
 
+def _device(item: Mapping[str, Any]) -> str:
+    number = item.get("world_size")
+    return f"{number} x {item['device']}" if isinstance(number, int) and number > 1 else str(item["device"])
+
+
 def _axes(run: Source) -> dict[str, int]:
     try:
         config = run.config
@@ -197,4 +222,4 @@ def _axes(run: Source) -> dict[str, int]:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     numbers = {key: value for key, value in values.items() if type(value) in (int, float)}
-    return {key: float(value) for key, value in numbers.items() if math.isfinite(value)}
+    return {key: float(value) for key, value in numbers.items() if -sys.float_info.max <= value <= sys.float_info.max}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
+MAX_DEPTH = 4  # folders down from a root in which runs are looked for
 _EVALUATION_NAME = re.compile(r"step_(\d{8,})\.json")
 
 
@@ -51,6 +54,13 @@ class Run:
         others = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
         return sorted({self.meta["experiment"], *others})
 
+    @property
+    def deviations(self) -> dict[str, list[str]]:
+        """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
+        own = {self.meta["experiment"]: _texts(self.meta.get("deviations"))}
+        others = [self.path / "names" / name for name in self.experiments if name not in own]
+        return own | {path.name: _texts(_read_json(path)) for path in others}
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
@@ -75,11 +85,29 @@ class Run:
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
-        """The evaluations so far, sorted by their step."""
+        """The evaluations so far, sorted by their step.
+
+        Raises:
+            RunError: one of them cannot be read; `readable_evaluations` leaves it out.
+        """
+        return [{"step": step, **_read_object(path)} for step, path in self._evaluation_files]
+
+    def readable_evaluations(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """The evaluations that have an epoch and numbers, sorted by their step, and a line about each other file."""
+        found, problems = [], []
+        for step, path in self._evaluation_files:
+            try:
+                found.append({"step": step, **_read_evaluation(path)})
+            except RunError as error:  # names the file
+                problems.append(str(error))
+        return found, problems
+
+    @property
+    def _evaluation_files(self) -> list[tuple[int, Path]]:
         folder = self.path / "eval"
-        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        steps = {int(match[1]): match[0] for name in names if (match := _EVALUATION_NAME.fullmatch(name))}
-        return [{"step": step, **_read_object(folder / steps[step])} for step in sorted(steps)]
+        paths = list(folder.iterdir()) if folder.is_dir() else []
+        steps = {int(match[1]): path for path in paths if (match := _EVALUATION_NAME.fullmatch(path.name))}
+        return sorted(steps.items())
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """The events of metrics.jsonl, sorted by step; of a repeated (event, step) the last one written.
@@ -117,20 +145,33 @@ class Run:
         return events, num_unreadable, torn
 
 
-def check_meta(meta: dict[str, Any], where: str) -> None:
+def check_meta(meta: Any, where: str) -> None:
     """Refuse what describes no run.
 
     Raises:
         RunError: it does not; a NewerSchemaError where a newer version of this program wrote it.
     """
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise RunError(f"{where}: its meta.json does not describe a run: {what}")
+
+    def require_text(key: str) -> None:
+        value = meta.get(key)
+        require(isinstance(value, str) and value != "", f"{key} must be a string that is not empty, not {value!r:.40}")
+
+    require(isinstance(meta, dict), "it must be a JSON object")
     version = meta.get("schema_version")
-    if not isinstance(version, int) or "run_id" not in meta:
-        raise RunError(f"{where}: its meta.json does not describe a run")
+    require(type(version) is int, f"schema_version must be a whole number, not {version!r:.40}")
+    require_text("run_id")  # without it this is not even a newer version's
     if version > SCHEMA_VERSION:
         raise NewerSchemaError(
             f"{where} was written with schema version {version}, and this program reads up to {SCHEMA_VERSION}: update "
             "it"
         )
+    require_text("experiment")
+    resumes = meta.get("resumes", [])
+    require(isinstance(resumes, list), f"resumes must be a list, not {resumes!r:.40}")
 
 
 def read_run(path: str | Path) -> Run:
@@ -143,31 +184,62 @@ def read_run(path: str | Path) -> Run:
 
 
 def find_runs(root: str | Path) -> list[Run]:
-    """All runs under `root` (`<experiment>/<run_id>`), sorted by path; `root` may be a run directory itself.
+    """All runs under `root`, at most `MAX_DEPTH` folders down, sorted by path and each once.
+
+    `root` may be the folder of all experiments (`<experiment>/<run_id>`), of one, of several such folders, or a run.
+    Hidden folders are left out.
 
     Raises:
-        RunError: `root` is not a folder, or a run was written by a newer schema.
+        RunError: `root` is not a folder or cannot be read, or a run was written by a newer schema.
     """
-    return [run for run in map(_run_or_none, _candidates(Path(root))) if run is not None]
+    found: dict[Path, Run] = {}
+    for run in _runs_under(_checked(root), MAX_DEPTH):
+        found.setdefault(run.path.resolve(), run)  # a link leads to the same run again
+    return list(found.values())
 
 
 def find_foreign_folders(root: str | Path) -> list[Path]:
-    """The folders at the place of a run that are none, such as one whose creation was interrupted."""
-    return [path for path in _candidates(Path(root)) if _run_or_none(path) is None]
+    """The folders at the place of a run, two below `root`, that are none, such as one whose creation was interrupted.
+
+    Neither what is in a run nor a folder that holds runs itself is one of them.
+
+    Raises:
+        RunError: as for `find_runs`.
+    """
+    root = _checked(root)
+    runs = {run.path for run in _runs_under(root, MAX_DEPTH)}
+    if not runs and (root / "meta.json").is_file():
+        return [root]
+    holders = {folder for run in runs for folder in run.parents}
+    experiments = [] if root in runs else [folder for folder in _folders(root) if folder not in runs]
+    places = (place for experiment in experiments for place in _folders(experiment))
+    return [place for place in places if place not in runs | holders]
 
 
-def _candidates(root: Path) -> Iterator[Path]:
+def _checked(root: str | Path) -> Path:
+    root = Path(root)
     if not root.is_dir():
         raise RunError(f"{root} is not a folder")
-    if (root / "meta.json").is_file():
-        yield root
-        return
-    for experiment in _folders(root):
-        yield from _folders(experiment)
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise RunError(f"{root} cannot be read: you have no permission to")
+    return root
+
+
+def _runs_under(path: Path, depth: int) -> Iterator[Run]:
+    """The run that a folder is, or else those in the folders in it, `depth` folders down."""
+    run = _run_or_none(path)
+    if run is not None:
+        yield run
+    elif depth:
+        for folder in _folders(path):
+            yield from _runs_under(folder, depth - 1)
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        return sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.is_dir())
+    except OSError:  # it vanished, or is someone else's
+        return []
 
 
 def _run_or_none(path: Path) -> Run | None:
@@ -175,7 +247,7 @@ def _run_or_none(path: Path) -> Run | None:
         return Run(path)
     except NewerSchemaError:
         raise
-    except RunError:
+    except (RunError, OSError):
         return None
 
 
@@ -186,6 +258,33 @@ def _parse_event(line: bytes) -> dict[str, Any] | None:
         return None
     valid = isinstance(item, dict) and isinstance(item.get("event"), str) and type(item.get("step")) is int
     return item if valid else None
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    content = _read_object(path)
+    epoch: Any = content.get("epoch")
+    metrics: Any = content.get("metrics")
+    if not _is_number(epoch) or not 0 <= epoch < math.inf:
+        raise RunError(f"{path} is no evaluation: epoch must be a number, not {epoch!r:.40}")
+    if not isinstance(metrics, dict) or not all(value is None or _is_number(value) for value in metrics.values()):
+        raise RunError(f"{path} is no evaluation: metrics must be an object of numbers")
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a file, None where it is empty, as a name's file was in older runs, or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from analysis.run_summary import RunSummary
@@ -23,15 +23,27 @@ class Column:
     published: str | None
     published_digits: int = 0
 
+    @property
+    def is_clocked(self) -> bool:
+        """Whether it depends on the machine and on what else ran there."""
+        return self.title in ("FPS", "training h")
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it follows from the configuration, and seeds have no spread."""
+        return self.published is None
+
 
 _AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 COLUMNS = (
     *(Column(name, f"val/bbox/{name}", 100.0, 1, name, 1) for name in _AP),
     Column("FPS", "model/speed/fps", 1.0, 1, "FPS"),
     Column("training h", "train/time/seconds", 1 / 3600, 2, "training_hours"),
-    Column("params M", "model/size/num_parameters", 1e-6, 1, None),
-    Column("GFLOPs", "model/cost/forward_gflops", 1.0, 1, None),
+    Column("params M", "model/size/num_parameters", 1e-6, 2, None),
+    Column("GFLOPs", "model/cost/forward_gflops", 1.0, 2, None),
 )
+
+MAX_DEVIATIONS = 4  # of a run, named in a flag
 
 # The row that a table's differences are to: the full detector, where it is one of the rows.
 _BASELINES = {"table3": "head_fc_reuse_none_stages_1", "table7": "stages_6"}
@@ -78,6 +90,16 @@ def our_rows(summaries: Sequence[RunSummary], recipe: str) -> dict[str, OurRow]:
     return {name: _our_row(name, runs, recipe) for name, runs in sorted(by_experiment.items())}
 
 
+def on_same_data(rows: Mapping[str, OurRow]) -> tuple[dict[str, OurRow], list[str]]:
+    """The rows evaluated on what most runs were (the baseline, where there is one), and the names of the others."""
+    runs = rows["baseline"].used if "baseline" in rows else ()
+    runs = runs or tuple({run.run_id: run for row in rows.values() for run in row.used}.values())
+    counts = Counter(run.fingerprints[1] for run in runs)
+    reference = min(counts, key=lambda fingerprint: (-counts[fingerprint], str(fingerprint)), default=None)
+    same = {name: row for name, row in rows.items() if all(run.fingerprints[1] == reference for run in row.used)}
+    return same, sorted(rows.keys() - same.keys())
+
+
 def missing_row(experiment: str, recipe: str) -> OurRow:
     """A row without any run."""
     return OurRow(experiment, (), (), command(experiment, recipe))
@@ -91,7 +113,8 @@ def command(experiment: str, recipe: str) -> str:
 def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow:
     own = [run for run in runs if run.recipe == recipe]
     finished = [run for run in own if run.finished]
-    identity = _chosen_identity(finished)
+    # A run with the experiment's name that overrides made into something else stands back.
+    identity = _chosen_identity([run for run in finished if not run.deviations.get(experiment)] or finished)
     used = sorted(
         (run for run in finished if run.identity == identity), key=lambda run: (run.seed is None, run.seed, run.run_id)
     )
@@ -103,8 +126,11 @@ def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow
             flags.append(f"{run.run_id} cannot be read and is not used: {run.problem}")
         elif not run.finished:
             flags.append(f"{run.run_id} is unfinished and not used ({run.progress})")
-        elif run.identity != identity:
+        elif run.identity != identity and not run.deviations.get(experiment):
             flags.append(f"{run.run_id} has another configuration than {identity} and is not used")
+        if run.finished and run.deviations.get(experiment):
+            unused = "" if run in used else " and is not used"
+            flags.append(f"{run.run_id} is not plain {experiment} ({_short(run.deviations[experiment])}){unused}")
     for run in used:
         if run.dirty:
             flags.append(f"{run.run_id} ran code with uncommitted changes")
@@ -112,6 +138,11 @@ def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow
         if "val/bbox/AP" not in run.values:
             flags.append(f"{run.run_id} has no AP in its results")
     return OurRow(experiment, tuple(used), tuple(flags), command(experiment, recipe))
+
+
+def _short(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - MAX_DEVIATIONS} more"] if len(lines) > MAX_DEVIATIONS else []
+    return ", ".join([*lines[:MAX_DEVIATIONS], *more])
 
 
 def _chosen_identity(finished: Sequence[RunSummary]) -> str | None:

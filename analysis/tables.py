@@ -52,7 +52,7 @@ def summaries_of(args: argparse.Namespace) -> list[RunSummary]:
 def run(args: argparse.Namespace) -> None:
     summaries = summaries_of(args)
     recipe = choose_recipe(summaries, args.recipe)
-    tables = [f"table{number}" for number in args.table] if args.table else TABLES
+    tables = [f"table{number}" for number in dict.fromkeys(args.table)] if args.table else TABLES
     emit(render(build_tables(summaries, recipe, tables), args.format), args.out)
 
 
@@ -80,10 +80,17 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
         lines = []
         if experiment is not None:
             ours = own[experiment]
-            marks = [footnotes.mark(text) for text in _flags(ours, reference)]
-            lines.append(_our_line(ours, own[baseline], columns, labels, row, tuple(marks)))
-            records += _records(table, ours, own[baseline], row, base_published, _flags(ours, reference))
+            lines.append(_our_line(ours, own[baseline], columns, labels, row, footnotes, _flags(ours, reference)))
         lines.append(_published_line(row, base_published, columns, labels))
+        flags = _flags(own[experiment], reference) if experiment is not None else []
+        about = {
+            "table": table.removeprefix("table"),
+            "recipe": recipe,
+            "row": ", ".join(f"{label} {_label(row[label])}" for label in labels),
+            "experiment": experiment,
+        }
+        ours_or_none = own[experiment] if experiment is not None else None
+        records += _records(about, columns, ours_or_none, own[baseline], row, base_published, flags)
         groups.append(tuple(lines))
     return Grid(
         f"Table {table.removeprefix('table')}: {published['title']}",
@@ -104,17 +111,42 @@ def table_columns(table: str) -> list[Column]:
 
 
 def _our_line(
-    ours: OurRow, base: OurRow, columns: Sequence[Column], labels: Sequence[str], row: Mapping[str, Any], marks: Any
+    ours: OurRow,
+    base: OurRow,
+    columns: Sequence[Column],
+    labels: Sequence[str],
+    row: Mapping[str, Any],
+    footnotes: Footnotes,
+    flags: Sequence[str],
 ) -> tuple[Cell, ...]:
     cells = [Cell(_our_label(ours, label, row[label])) for label in labels]
+    marks = tuple(footnotes.mark(text) for text in flags)
     cells += [Cell(ours.experiment, marks), Cell(str(len(ours.used)) if ours.used else DASH)]
     for column in columns:
-        value, reference = ours.value(column), base.value(column)
-        text = DASH if value is None else _format(value, column.digits)
-        if value is not None and reference is not None and ours is not base:
-            text += f" ({_signed(value.mean - reference.mean, column.digits)})"
-        cells.append(Cell(text))
+        value, change = ours.value(column), difference(ours, base, column)
+        text, own_marks = DASH if value is None else _format(value, column), []
+        if change is not None and ours is not base:
+            text += f" ({_signed(change, column.digits)})"
+        if value is not None and value.n != len(ours.used):
+            own_marks.append(footnotes.mark(f"{column.title} of {value.n} of the {len(ours.used)} runs"))
+        cells.append(Cell(text, tuple(own_marks)))
     return tuple(cells)
+
+
+def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
+    """A row's mean less the baseline's; None where either is missing or they do not compare.
+
+    They compare where the data are the same and, for what a clock measured, the devices too.
+    """
+    value, reference = ours.value(column), base.value(column)
+    if value is None or reference is None:
+        return None
+    fingerprints, devices = (
+        {getattr(run, key) for run in (*ours.used, *base.used)} for key in ("fingerprints", "devices")
+    )
+    if len(fingerprints) > 1 or (column.is_clocked and len(devices) > 1):
+        return None
+    return value.mean - reference.mean
 
 
 def _published_line(
@@ -132,28 +164,33 @@ def _published_line(
 
 
 def _records(
-    table: str, ours: OurRow, base: OurRow, row: Mapping[str, Any], base_row: Mapping[str, Any], flags: Sequence[str]
+    about: Mapping[str, object],
+    columns: Sequence[Column],
+    ours: OurRow | None,
+    base: OurRow,
+    row: Mapping[str, Any],
+    base_row: Mapping[str, Any],
+    flags: Sequence[str],
 ) -> list[dict[str, object]]:
-    """One for each number of a row, at full precision."""
+    """One for each number of a row, at full precision; ``ours`` is None for a row that the paper alone has."""
     records = []
-    for column in table_columns(table):
-        value, reference = ours.value(column), base.value(column)
+    for column in columns:
+        value = ours.value(column) if ours else None
         published, base_published = row.get(column.published or ""), base_row.get(column.published or "")
         records.append(
             {
-                "table": table.removeprefix("table"),
-                "experiment": ours.experiment,
+                **about,
                 "metric": column.title,
                 "mean": value.mean if value else None,
                 "std": value.std if value else None,
                 "n": value.n if value else 0,
-                "difference": value.mean - reference.mean if value and reference else None,
+                "difference": difference(ours, base, column) if ours else None,
                 "published": published,
                 "published_difference": round(published - base_published, 6)
                 if published is not None and base_published is not None
                 else None,
                 "baseline": base.experiment,
-                "command": None if ours.used else ours.command,
+                "command": ours.command if ours and not ours.used else None,
                 "flags": "; ".join(flags),
             }
         )
@@ -199,6 +236,12 @@ def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[Column]
             remarks.append(f"No differences of ours: the row {baseline} has no finished run.")
         if any(c.title == "FPS" and all(row.value(c) is None for row in own.values()) for c in columns):
             remarks.append("None of these runs has a measured FPS.")
+        if any(c.is_clocked for c in columns):
+            remarks.append(
+                "FPS: of the device named, one validation image at a time, warm, without reading and resizing it. "
+                "Training h: wall time over all resumes, evaluations during training included. GFLOPs: forward pass of "
+                "one image. Costs of different devices have no difference."
+            )
     return tuple(remarks)
 
 
@@ -218,9 +261,9 @@ def _label(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _format(value: Value, digits: int) -> str:
-    spread = "" if value.std is None else f" ± {value.std:.{digits}f}"
-    return f"{value.mean:.{digits}f}{spread}"
+def _format(value: Value, column: Column) -> str:
+    spread = "" if value.std is None or column.is_counted else f" ± {value.std:.{column.digits}f}"
+    return f"{value.mean:.{column.digits}f}{spread}"
 
 
 def _signed(difference: float, digits: int) -> str:

@@ -20,6 +20,7 @@ def copy_of(run: Run) -> dict[str, Any]:
         f"{DIRECTORY}/status": run.status,
         f"{DIRECTORY}/results": run.results,
         f"{DIRECTORY}/experiments": run.experiments,
+        f"{DIRECTORY}/deviations": run.deviations,
     }
 
 
@@ -51,6 +52,11 @@ class WandbRun:
     def experiments(self) -> list[str]:
         """The names of all rows that this run is."""
         return sorted({self.meta["experiment"], *(self._summary.get(f"{DIRECTORY}/experiments") or [])})
+
+    @property
+    def deviations(self) -> dict[str, list[str]]:
+        """What each of its experiments would be without."""
+        return dict(self._summary.get(f"{DIRECTORY}/deviations") or {})
 
     @property
     def config(self) -> dict[str, Any]:

@@ -12,28 +12,26 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import plugins, schema
 from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, hydra_version, run_cli
+from experiments.deviations import fill_missing
+from experiments.differences import compact
 from sparse_rcnn.errors import UserError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from experiments.cost import Cost
 
 BASELINE = "baseline"
 RECIPES = ("paper", "mini")
 SUSTAINED_TFLOPS = 6.1
-ABSENT = "(absent)"  # of explain_difference
 COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "GPU-hours")
 WIDTH = 140  # of the table where stdout is no terminal
-STAND_IN = "/not-given"  # for paths of data that only the user knows; nothing is read
 # What an identity hashes by content and not by key: here the keys themselves are compared.
 POINTED_TO = ("weights", "data.name", "data.generator")
 DESCRIPTION = f"""\
 Compose, validate and build (on the meta device) every row of conf/experiment/, and print what each changes from the
 baseline, which rows are equal, and what each costs:
 
-  GFLOPs     forward pass of one image at the evaluation size of the recipe, 2 x multiply-adds; RoI pooling's own
-             operations are not counted, nor are norms and elementwise ones.
+  GFLOPs     forward pass of one image at the evaluation size of the recipe, 2 x multiply-adds, those of RoI
+             pooling included; norms and elementwise operations are not counted.
   GPU-hours  an estimate, not a measurement: 3 x forward FLOPs x images of the training / sustained FLOP/s.
              The default of --sustained-tflops, {SUSTAINED_TFLOPS} for each of 8 V100, follows by the same formula from
              the training time that the paper states for its R50 baseline.
@@ -160,18 +158,8 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
     with initialize_config_dir(str(conf_dir.resolve()), **options):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
-    _fill_missing(cfg.data)
+    fill_missing(cfg.data)
     return validate(cfg, INJECTED)
-
-
-def _fill_missing(node: DictConfig) -> None:
-    from omegaconf import OmegaConf
-
-    for key in node:
-        if OmegaConf.is_missing(node, key):
-            node[key] = STAND_IN
-        elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
-            _fill_missing(node[key])
 
 
 def compared_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -212,41 +200,6 @@ def _cells(row: Row, sustained_tflops: float) -> tuple[str, ...]:
         return row.name, f"ERROR {row.error}", "-", "-", "-", "-"
     equal = [f"= {row.equals}"] if row.equals is not None else []
     return row.name, "\n".join([*equal, *compact(row.differences)]), *row.cost.cells(sustained_tflops)
-
-
-def compact(differences: Sequence[str]) -> list[str]:
-    """Differences for a reader: what follows from another one is left out.
-
-    A plain axis (`num_stages`) stands for the nodes that it reaches, and an exchanged class for its node's
-    arguments: those that only the new class has stand behind its name.
-    """
-    changes: dict[str, tuple[str, str]] = {}
-    for line in differences:
-        key, _, change = line.partition(": ")
-        old, _, new = change.partition(" -> ")
-        changes[key] = (old, new)
-    shown = []
-    classes = {key.removesuffix("._target_"): change for key, change in changes.items() if key.endswith("._target_")}
-    for key, (old, new) in changes.items():
-        node = next((n for n in classes if key == n or key.startswith(f"{n}.")), None)
-        if node is not None and (key.endswith("._target_") or ABSENT in (old, new)):
-            if key == f"{node}._target_":
-                shown.append(_class_change(node, changes))
-        elif "." not in key or changes.get(key.rpartition(".")[2]) != (old, new):
-            shown.append(f"{key}: {old} -> {new}")
-    return shown
-
-
-def _class_change(node: str, changes: dict[str, tuple[str, str]]) -> str:
-    names = changes[f"{node}._target_"]
-    old, new = ("none" if name == ABSENT else name.strip('"').rpartition(".")[2] for name in names)
-    added = {
-        key.removeprefix(f"{node}."): change[1]
-        for key, change in changes.items()
-        if key.startswith(f"{node}.") and not key.endswith("_target_") and change[0] == ABSENT
-    }
-    arguments = ", ".join(f"{key}={value}" for key, value in added.items())
-    return f"{node.rpartition('.')[2]}: {old} -> {new}" + (f"({arguments})" if arguments else "")
 
 
 def rows_text(conf_dir: Path = CONF_DIR) -> str:

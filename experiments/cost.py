@@ -25,7 +25,7 @@ class Cost:
 
     Attributes:
         num_parameters, num_trainable: elements; frozen batch norm has buffers, not parameters.
-        forward_flops: of one image; 2 x multiply-adds, RoI pooling not counted.
+        forward_flops: of one image; 2 x multiply-adds, RoI pooling included.
         image_size_hw, image_reason: of that image, padding included, and why this size.
         classes: how many the detector tells apart, in words.
         num_images_seen: in the whole training, repetitions counted; None where only the data knows.
@@ -67,7 +67,7 @@ class Cost:
             )
         return (
             f"GFLOPs: forward pass of one image of {height} x {width} ({self.image_reason}), "
-            f"{self.classes}, 2 x multiply-adds, RoI pooling's own operations not counted. "
+            f"{self.classes}, 2 x multiply-adds, those of RoI pooling included. "
             f"GPU-hours: {hours}. Frozen batch norm counts as no parameters."
         )
 
@@ -132,12 +132,13 @@ def num_images_seen(config: Config) -> int | None:
 
 
 def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> int:
-    """FLOPs (2 x multiply-adds) of one image through a detector on the meta device, RoI pooling not counted.
+    """FLOPs (2 x multiply-adds) of one image through a detector on the meta device.
 
-    Counted are matrix products, convolutions and attention; elementwise operations and norms are not.
+    Counted are matrix products, convolutions, attention and RoI pooling; elementwise operations and norms are not.
     """
     pooler = model.roi_pooler
-    model.roi_pooler = _PooledShape(pooler.output_size)
+    counted = _CountedPooling(pooler.output_size, pooler.sampling_ratio)
+    model.roi_pooler = counted
     images = torch.empty(1, 3, *size_hw, device="meta")
     sizes_hw = torch.empty(1, 2, dtype=torch.int64, device="meta")
     try:
@@ -146,17 +147,24 @@ def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> int:
             model.train()(images, sizes_hw)
     finally:
         model.roi_pooler = pooler
-    return int(counter.get_total_flops())
+    return int(counter.get_total_flops()) + counted.flops
 
 
-class _PooledShape(nn.Module):
-    """In place of RoI pooling, whose shapes depend on the boxes' values, which the meta device does not have."""
+class _CountedPooling(nn.Module):
+    """In place of RoI pooling, whose shapes depend on the boxes' values, which the meta device does not have.
 
-    def __init__(self, output_size: int) -> None:
+    Attributes:
+        flops: of all calls. A pooled value is a weighted sum of the 4 pixels around each of its samples.
+    """
+
+    def __init__(self, output_size: int, sampling_ratio: int) -> None:
         super().__init__()
-        self.output_size = output_size
+        self.output_size, self.sampling_ratio = output_size, sampling_ratio
+        self.flops = 0
 
     def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
         """Maps (N, C, h, w) and boxes (N, P, 4) to (N * P, C, S, S) without values."""
         num_boxes = boxes_xyxy_abs.shape[0] * boxes_xyxy_abs.shape[1]
-        return maps[0].new_empty(num_boxes, maps[0].shape[1], self.output_size, self.output_size)
+        pooled = maps[0].new_empty(num_boxes, maps[0].shape[1], self.output_size, self.output_size)
+        self.flops += 2 * 4 * self.sampling_ratio**2 * pooled.numel()
+        return pooled

@@ -44,6 +44,7 @@ EXCLUDE = (
     "eval",
 )
 IDENTITY_LENGTH = 12
+ABSENT = "(absent)"  # in place of a value
 _ABSENT = object()
 
 
@@ -143,5 +144,5 @@ def _canonical(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if value is _ABSENT:
-        return "(absent)"
+        return ABSENT
     return json.dumps(_canonical(value), ensure_ascii=False, default=str)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from analysis.runs import read_run
 from experiments.build import build_dashboards
+from experiments.deviations import deviations
 from experiments.rundir import RunDirectory
 
 
-def add_names(path: Path, names: Sequence[str]) -> bool:
-    """Note that a run is these experiments: in its directory and, where it is finished, on its dashboards.
+def add_names(path: Path, configs: Iterable[dict[str, Any]]) -> None:
+    """Note in a run's directory that it is the experiments of these configurations, which lead to it."""
+    directory = RunDirectory.load(path)
+    for config in configs:
+        if not directory.has_name(config["experiment_name"]):
+            directory.add_name(config["experiment_name"], deviations(config))
 
-    They are those of the run's own configuration. A run that still trains tells its dashboards itself.
+
+def tell_names(path: Path) -> bool:
+    """Tell a finished run's names to the dashboards of its own configuration; one that still trains tells them itself.
 
     Returns:
         Whether all dashboards know all names now.
     """
     directory = RunDirectory.load(path)
-    for name in names:
-        directory.add_name(name)
     if not directory.is_finished:
         return True
     dashboards = build_dashboards(directory.config, path, directory.meta["run_id"])

@@ -84,15 +84,19 @@ class RunDirectory:
                     return cls(path, _load_meta(path), created=True)
         directory = cls.load(path)
         _refuse_other_run(directory, config, identity, seed, meta_extra)
-        directory.add_name(experiment)
+        directory.add_name(experiment, meta_extra.get("deviations") or [])
         return directory
 
-    def add_name(self, experiment: str) -> None:
-        """Note that the run is also this experiment: an empty file, so that no lock is needed."""
-        if experiment != self.meta["experiment"]:
+    def has_name(self, experiment: str) -> bool:
+        """Whether the run is known to be this experiment."""
+        return experiment == self.meta["experiment"] or (self.path / "names" / experiment).exists()
+
+    def add_name(self, experiment: str, deviations: Sequence[str]) -> None:
+        """Note that the run is also this experiment, but for some deviations: a file, so that no lock is needed."""
+        if not self.has_name(experiment):
             with _errors_name(str(self.path / "names")):
                 (self.path / "names").mkdir(exist_ok=True)
-                (self.path / "names" / experiment).touch()
+                write_json_atomic(self.path / "names" / experiment, list(deviations))
 
     @classmethod
     def load(cls, path: str | Path) -> RunDirectory:

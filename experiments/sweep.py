@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.runs import read_run
-from experiments.names import add_names
+from experiments.names import add_names, tell_names
 from experiments.run_lock import is_held
 from experiments.rundir import RunDirectory, run_id
 from experiments.summary import percent
@@ -32,8 +32,7 @@ class Row:
 
     Attributes:
         overrides: of the job that trains it.
-        names: the experiments that lead to it, most often one.
-        config: its checked configuration.
+        configs: the checked configurations that lead to it, most often one.
         identity, seed: what names the run.
         state: finished, skipped (was finished before), busy (another process trains it), failed or missing.
         error: the first line of what went wrong.
@@ -41,14 +40,23 @@ class Row:
     """
 
     overrides: list[str]
-    names: list[str]
-    config: dict[str, Any]
+    configs: list[dict[str, Any]]
     identity: str
     seed: int
     state: str = "missing"
     error: str = ""
     log: Path | None = None
     updated_before: str | None = None  # when its status was last written before this sweep
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that it is trained with."""
+        return self.configs[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The experiments that it is."""
+        return list(dict.fromkeys(config["experiment_name"] for config in self.configs))
 
     @property
     def runs_root(self) -> Path:
@@ -88,9 +96,9 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
             identity = run_identity_of(config)
             key = (Path(config["runs_root"]), run_id(identity, config["seed"]))
             if key in rows:
-                rows[key].names.append(config["experiment_name"])
+                rows[key].configs.append(config)
                 continue
-            row = Row(list(overrides), [config["experiment_name"]], config, identity, config["seed"])
+            row = Row(list(overrides), [config], identity, config["seed"])
             if row.is_finished:
                 row.state = "skipped"
             else:
@@ -147,15 +155,12 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
 
 def name_runs(rows: Sequence[Row]) -> None:
     """Note for each run all the experiments that it is."""
-    reachable = True
+    paths = []
     for row in rows:
-        if (path := row.path) is None:
-            continue
-        if reachable:
-            reachable = add_names(path, row.names)
-        else:  # each try may take a minute; the next start of the sweep tries again
-            for name in row.names:
-                RunDirectory.load(path).add_name(name)
+        if (path := row.path) is not None:
+            add_names(path, row.configs)
+            paths.append(path)
+    all(map(tell_names, paths))  # up to the first that fails: each may take a minute, and the next start tries again
 
 
 def print_rows(rows: Sequence[Row]) -> None:

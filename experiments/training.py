@@ -25,7 +25,8 @@ from experiments.build import (
 )
 from experiments.config import validate
 from experiments.content import run_identity_of
-from experiments.names import add_names
+from experiments.deviations import deviations
+from experiments.names import add_names, tell_names
 from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.rundir import RunDirectory
 from experiments.session import Session
@@ -88,7 +89,8 @@ def _skip(finished: Path, config: dict[str, Any], world: World) -> Path:
     if world.is_main:
         print(f"{finished} is finished; nothing to do")
         print_summary(finished)
-        add_names(finished, [config["experiment_name"]])
+        add_names(finished, [config])
+        tell_names(finished)
     return finished
 
 
@@ -197,6 +199,7 @@ def _meta(config: dict[str, Any], train_set: CocoDetection, val_set: CocoDetecti
     }
     return {
         "recipe": config["recipe_name"],
+        "deviations": deviations(config),
         "device": device,
         "world_size": world.size,
         "data": {"name": config["data"]["name"], **data},

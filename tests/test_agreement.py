@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.agreement import agreement, agreement_grid, pair_lines, published_noise, tau_b
+from analysis.agreement import (
+    Spread,
+    _interval_over_seeds,
+    agreement,
+    agreement_grid,
+    agreements,
+    pair_lines,
+    published_noise,
+    seed_spread,
+    tau_b,
+)
 from analysis.paper.rows import published_rows, published_tables
 from analysis.run_summary import load_summaries
 from analysis.table_rows import OurRow, our_rows
@@ -52,11 +64,44 @@ def test_by_hand(tmp_path: Path) -> None:
     assert pair_lines(found) == ["stages_3 (39.9) and stages_2 (36.2): here the other order or equal, 45.0 and 50.0."]
 
 
-def test_with_seeds_the_interval_is_over_seeds(tmp_path: Path) -> None:
-    found = agreement("table8", rows(tmp_path / "a", {"head_attention": [30, 31], "baseline": [40, 41]}))
+def test_the_spread_is_pooled_over_configurations(tmp_path: Path) -> None:
+    aps = {"head_attention": [30, 32], "baseline": [40, 41, 45], "stages_1": [5]}
+    found = seed_spread(rows(tmp_path, aps))
+    # (1 + 1) + (4 + 1 + 9) over 1 + 2 degrees of freedom.
+    assert found == Spread(pytest.approx((16 / 3) ** 0.5), 3, 2)
+    assert seed_spread(rows(tmp_path / "one", {"baseline": [40], "stages_1": [5]})) is None
+
+
+def test_a_spread_gives_every_table_an_interval(tmp_path: Path) -> None:
+    one_seed_each = rows(tmp_path, {"head_attention": [30], "baseline": [40]})
+    found = agreement("table8", one_seed_each, Spread(0.5, 5, 5))
     assert (found.tau, found.over, found.interval) == (1.0, "seeds", (1.0, 1.0))
-    found = agreement("table8", rows(tmp_path / "b", {"head_attention": [30, 45], "baseline": [31, 46]}))
-    assert (found.tau, found.interval) == (1.0, (-1.0, 1.0))
+    assert agreement("table8", one_seed_each, Spread(20.0, 5, 5)).interval == (-1.0, 1.0)
+
+
+def test_the_interval_covers_what_it_says() -> None:
+    """Two rows without a true difference: a tau of 1 is excluded about as rarely as it says, whatever the seeds."""
+    rng, num_certain = np.random.default_rng(0), 0
+    for _ in range(300):
+        aps = rng.standard_normal((2, 2))
+        spread = Spread(float(np.sqrt(np.square(aps - aps.mean(1, keepdims=True)).sum() / 2)), 2, 2)
+        low, high = _interval_over_seeds(list(aps), np.array([1.0, 2.0]), spread, 400) or (0.0, 0.0)
+        num_certain += low == high
+    assert num_certain / 300 == pytest.approx(0.05, abs=0.03)
+
+
+def test_rows_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
+    made = rows(tmp_path, {"baseline": [40], "stages_1": [5]})
+    make_run(tmp_path, "head_attention", ap=0.1, val="ef" * 32)
+    make_run(tmp_path, "stages_2", ap=0.3, dirty=True)
+    grid, found = agreements(our_rows(load_summaries([tmp_path]), "mini"), "mini")
+    assert found["table8"].num_known == 1
+    assert found["table7"].num_known == 2
+    assert grid.remarks[-2:] == (
+        "Left out, evaluated on other data than the others: head_attention.",
+        "With flags, which the tables spell out: stages_2.",
+    )
+    assert len(made) == 2
 
 
 def test_too_few_rows_have_none(tmp_path: Path) -> None:
@@ -82,8 +127,8 @@ def test_differences_within_the_published_noise_are_no_order(tmp_path: Path) -> 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows(tmp_path, {"head_attention": [30], "baseline": [40]})
     assert run_command("agreement", ["--runs", str(tmp_path), "--format", "csv"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[8].startswith("8,2 of 2,+1.00,")
-    assert lines[8].endswith(",1 of 1,1 of 1")
-    assert lines[-1].startswith("all,")
-    assert lines[-1].endswith("1 of 1,35 of 36")
+    rows_read = [list(row.values())[1:-1] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert rows_read[7][:3] == ["8", "2 of 2", "+1.00"]
+    assert rows_read[7][-2:] == ["1 of 1", "1 of 1"]
+    assert rows_read[-1][0] == "all"
+    assert rows_read[-1][-2:] == ["1 of 1", "35 of 36"]

@@ -86,7 +86,7 @@ def test_the_command(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--resamples", "40", "--format", "csv"]
     assert run_command("compare", [*paths, *arguments]) == 0
     lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
-    assert [line[:3] for line in lines[1:]] == [
+    assert [line[1:4] for line in lines[1:]] == [
         ["bad", "2", f"{(ap(suite['bad0']) + ap(suite['bad1'])) / 2:.2f}"],
         ["good", "1", f"{ap(suite['good0']):.2f}"],
         ["same", "1", f"{ap(suite['same']):.2f}"],

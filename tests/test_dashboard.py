@@ -185,13 +185,19 @@ class TestBadFolders:
 
     @pytest.mark.parametrize(
         "meta",
-        [{"seed": "three"}, {"experiment": None}, {"experiment": 7}, {"data": "x"}, {"git": []}, {"git": {"sha": 1}},
+        [{"seed": "three"}, {"data": "x"}, {"git": []}, {"git": {"sha": 1}},
          {"resumes": [1, {"resumed_at": "soon"}]}, {"recipe": {"a": [1]}}, {"identity": None}],
     )  # fmt: skip
     def test_whatever_meta_holds_the_row_is_there(self, tmp_path: Path, meta: dict[str, Any]) -> None:
         row = row_of(make_run(tmp_path, meta=meta))
         assert row["is_run"]
         assert row["ap"][0] == 50.0
+
+    @pytest.mark.parametrize("name", [None, 7])
+    def test_a_run_without_a_name_is_told(self, tmp_path: Path, name: Any) -> None:
+        row = row_of(make_run(tmp_path, meta={"experiment": name}))
+        assert (row["state"], row["is_run"]) == ("unreadable", False)
+        assert f"experiment must be a string that is not empty, not {name}" in row["problems"][0]
 
     def test_odd_events_are_left_out(self, tmp_path: Path) -> None:
         path = make_run(tmp_path)

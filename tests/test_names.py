@@ -28,19 +28,31 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return [Dashboard()]
 
     monkeypatch.setattr(names, "build_dashboards", build)
+    monkeypatch.setattr(names, "deviations", lambda config: [])
     return heard
 
 
 def test_a_finished_run_tells_its_names(tmp_path: Path, told: list[Any]) -> None:
     path = make_run(tmp_path, "baseline", config={"log": "of the run"})
-    assert not names.add_names(path, ["stages_6", "baseline", "num_proposals_100"]), "the dashboard has not heard it"
-    assert names.add_names(path, ["stages_6"])
+    names.add_names(path, [{"experiment_name": name} for name in ("stages_6", "baseline", "num_proposals_100")])
+    assert not names.tell_names(path), "the dashboard has not heard it"
+    assert names.tell_names(path)
     assert read_run(path).experiments == ["baseline", "num_proposals_100", "stages_6"]
     assert told == [json.loads((path / "results.json").read_text())] * 2
 
 
 def test_a_run_under_way_tells_its_names_itself(tmp_path: Path, told: list[Any]) -> None:
     path = make_run(tmp_path, "baseline", state="running")
-    assert names.add_names(path, ["stages_6"])
+    names.add_names(path, [{"experiment_name": "stages_6"}])
+    assert names.tell_names(path)
     assert read_run(path).experiments == ["baseline", "stages_6"]
     assert told == []
+
+
+def test_a_name_with_overrides_is_known_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_run(tmp_path, "baseline")
+    monkeypatch.setattr(names, "deviations", lambda config: [f"num_stages: 6 -> {config['num_stages']}"])
+    names.add_names(path, [{"experiment_name": "stages_6", "num_stages": 2}])
+    names.add_names(path, [{"experiment_name": "stages_6", "num_stages": 3}])  # told once
+    (path / "names" / "older").touch()
+    assert read_run(path).deviations == {"baseline": [], "older": [], "stages_6": ["num_stages: 6 -> 2"]}

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from analysis.figures import COLOURS, curves, published_points
-from analysis.report import read_comments
+from analysis.formats import DASH
+from analysis.report import Comments, read_comments
 from analysis.run_summary import load_summaries
 from analysis.runs import RunError
 from tests.synthetic_runs import edit_meta, make_evaluated_run, make_run, random_coco, run_command
@@ -94,6 +95,9 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("report", arguments) == 0
     assert capsys.readouterr().out == f"{out / 'README.md'}\n"
     page = (out / "README.md").read_text()
+    numbers = re.search(r"^Numbers `([0-9a-f]{12})`\.$", page, re.MULTILINE)
+    assert numbers is not None
+    assert f"| stages_12 | 41.6 | {DASH} | python -m experiments.train experiment=stages_12 recipe=paper |" in page
     assert "3 of the 20 rows have finished runs, 6 runs in all; missing: " in page
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert [heading.split(":")[0] for heading in headings[3:12]] == [f"Table {number}" for number in range(1, 10)]
@@ -111,6 +115,31 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {path.name for path in out.iterdir()} == {"README.md", "comments.md", "figure1.png", "figure1.pdf"}
     assert run_command("report", arguments) == 0
     assert (out / "README.md").read_text() == page, "the same runs, the same page"
+    with (out / "comments.md").open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write(f"<!-- written for numbers {numbers[1]} -->\n{text}")
+    assert run_command("report", arguments) == 0
+    assert (out / "README.md").read_text() == page, "the prose fits"
+    make_run(tmp_path / "runs", "dropout_0_1", ap=0.123)
+    assert run_command("report", arguments) == 0
+    page = (out / "README.md").read_text()
+    assert f"The prose was written for `{numbers[1]}`: it may not fit these numbers." in page
+    assert "| dropout_0_1 | 1 | 12.3 |" in page
+
+
+def test_one_row_that_cannot_be_tested_leaves_the_others(tmp_path: Path) -> None:
+    make_suite(tmp_path / "runs")
+    make_run(tmp_path / "runs", "stages_1", ap=0.2)
+    for meta in (tmp_path / "runs" / "stages_1").glob("*/meta.json"):
+        data = json.loads(next((tmp_path / "runs" / "baseline").glob("*/meta.json")).read_text())["data"]
+        edit_meta(meta.parent, data=data)
+    make_run(tmp_path / "runs", "stages_12", ap=0.2, val="ef" * 32)
+    arguments = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    assert run_command("report", arguments) == 0
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "stages_12 (evaluated on other data), stages_1 (a run has no detections.json)." in page
+    assert "### Differences to baseline, tested" in page
 
 
 def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
@@ -119,7 +148,8 @@ def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
     arguments = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     assert run_command("report", arguments) == 0
     page = (tmp_path / "out" / "README.md").read_text()
-    assert "No tests of differences: the validation annotations of" in page
+    assert "No tests of differences: fewer than two rows have finished runs to test." in page
+    assert "head_attention (a run has no detections.json)" in page
     assert "No breakdown: the validation annotations of" in page
     assert "No figure: none of baseline" in page
     assert "| head_attention | 1 | 40.0 (-10.0) |" in page
@@ -127,7 +157,7 @@ def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
 
 def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "comments.md"
-    assert read_comments(path) == {}
+    assert read_comments(path) == Comments({}, None)
     path.write_text("## tabel8\nx\n")
     with pytest.raises(RunError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
         read_comments(path)
@@ -135,4 +165,4 @@ def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="has the section 'table8' twice: join them"):
         read_comments(path)
     path.write_text("## table8\nx\n\n### Below\ny\n## errors\n")
-    assert read_comments(path) == {"table8": "x\n\n### Below\ny", "errors": ""}
+    assert read_comments(path) == Comments({"table8": "x\n\n### Below\ny", "errors": ""}, None)

@@ -233,8 +233,11 @@ def test_a_failure_on_the_second_task_fails_the_job(cluster: MiniSlurm, runs_roo
     assert states(runs_root) == ["failed"]
 
 
-def test_a_job_that_dies_without_a_word_does_not_hang_the_sweep(cluster: MiniSlurm, runs_root: Path) -> None:
-    process = sweep(cluster, overrides(runs_root, f"schedule.length={LONG}", "train.checkpoint_every=10"))
+def test_a_job_that_dies_without_a_word_does_not_hang_the_sweep(
+    cluster: MiniSlurm, runs_root: Path, tmp_path: Path
+) -> None:
+    slow = slowed(tmp_path, "sparse_rcnn.engine.training_step", 0.1)
+    process = sweep(cluster, overrides(runs_root, f"schedule.length={LONG}", "train.checkpoint_every=10", slow))
     run = middle_of_a_run(runs_root)
     os.kill(json.loads((run / "lock_holder.json").read_text())["pid"], 9)
     code, out, err = tiny.finish(process, timeout=200)

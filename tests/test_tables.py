@@ -46,12 +46,15 @@ def test_published_numbers_are_those_given() -> None:
     for name in TABLES:
         records = build_table(name, {}, "mini").records
         assert records is not None
-        rows = dict(zip(EXPERIMENTS[name], given[name]["rows"], strict=True))
-        base = rows[baseline_of(name)]
+        rows = given[name]["rows"]
+        base = rows[EXPERIMENTS[name].index(baseline_of(name))]
         keys = {column.title: column.published for column in COLUMNS}
-        for record in records:
-            key = keys[record["metric"]]
-            published = rows[record["experiment"]].get(key)
+        num_columns = len(records) // len(rows)
+        for i, record in enumerate(records):
+            key, row = keys[record["metric"]], rows[i // num_columns]
+            assert record["experiment"] == EXPERIMENTS[name][i // num_columns]
+            assert all(str(value) in record["row"] for value in row.values() if isinstance(value, str))
+            published = row.get(key)
             assert record["published"] == published
             if published is not None:
                 assert record["published_difference"] == pytest.approx(published - base[key])
@@ -94,7 +97,7 @@ def test_a_whole_table_cell_by_cell(tmp_path: Path) -> None:
     assert found.header == ("proposals", "source", "n", "AP", "AP50", "AP75", "FPS", "training h", "params M", "GFLOPs")
     # 53.0 is the mean of 50, 52, 57 and 3.6 = sqrt((9 + 1 + 16) / 2); 44.6 - 42.3 = 2.3.
     assert texts(found) == [
-        ["20", "baseline", "3", "53.0 ± 3.6", "73.0 ± 3.6", DASH, DASH, "0.50 ± 0.00", "2.3 ± 0.0", "1.5 ± 0.0"],
+        ["20", "baseline", "3", "53.0 ± 3.6", "73.0 ± 3.6", DASH, DASH, "0.50 ± 0.00", "2.34", "1.50"],
         ["100", "paper", "", "42.3", "61.2", "45.7", "23", "19", "", ""],
         ["40", "num_proposals_300", "1", "47.5 (-5.5)", "60.0 (-13.0)", DASH, "7.0", DASH, DASH, DASH],
         ["300", "paper", "", "43.9 (+1.6)", "62.3 (+1.1)", "47.4 (+1.7)", "22 (-1)", "24 (+5)", "", ""],
@@ -126,6 +129,9 @@ def test_a_missing_number_is_never_the_papers(tmp_path: Path) -> None:
     for name in TABLES:
         for record in build_table(name, our_rows(load_summaries([tmp_path]), "mini"), "mini").records or ():
             assert (record["mean"], record["std"], record["difference"], record["n"]) == (None, None, None, 0)
+            if record["experiment"] is None:  # a row that the paper alone has
+                assert record["command"] is None
+                continue
             assert record["command"] == f"python -m experiments.train experiment={record['experiment']} recipe=mini"
 
 
@@ -232,11 +238,86 @@ def test_recipes_never_mix_unasked(tmp_path: Path) -> None:
     summaries = load_summaries([tmp_path])
     with pytest.raises(RunError, match=r"several recipes, mini, paper, .* choose one with --recipe"):
         choose_recipe(summaries, None)
-    with pytest.raises(RunError, match=r"no run of recipe big; .*--recipe: mini, paper"):
+    with pytest.raises(RunError, match=r"no run of recipe big; .*--recipe: mini, overfit, paper"):
         choose_recipe(summaries, "big")
     with pytest.raises(RunError, match=r"there is no run: .*--runs"):
         choose_recipe([], None)
     assert line(table(tmp_path, 8, choose_recipe(summaries, "paper")), "baseline")["AP"] == "40.0"
+
+
+def test_a_recipe_that_nobody_has_trained_is_dashes_and_commands(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", ap=0.5)
+    found = table(tmp_path, 8, choose_recipe(load_summaries([tmp_path]), "paper"))
+    assert line(found, "baseline")["AP"] == DASH
+    assert (
+        "train it with `python -m experiments.train experiment=baseline recipe=paper`" in notes(found, "baseline")[-1]
+    )
+    assert choose_recipe([], "paper") == "paper"
+
+
+def test_overrides_make_no_row_of_the_papers(tmp_path: Path) -> None:
+    """A run of the experiment's name that is something else neither takes its place nor goes unsaid."""
+    other = make_run(tmp_path, "baseline", 0, 0.1, identity="b" * 12)
+    edit_meta(other, deviations=["num_stages: 6 -> 1"], created_at="2027-01-01T00:00:00+00:00")
+    also = make_run(tmp_path, "baseline", 1, 0.1, identity="b" * 12)
+    edit_meta(also, deviations=["num_stages: 6 -> 1"])
+    found = table(tmp_path, 8)
+    assert line(found, "baseline")["AP"] == "10.0 ± 0.0", "better than nothing"
+    assert notes(found, "baseline")[0] == f"{other.name} is not plain baseline (num_stages: 6 -> 1)"
+    make_run(tmp_path, "baseline", 0, 0.5, identity="a" * 12)
+    found = table(tmp_path, 8)
+    assert line(found, "baseline")["AP"] == "50.0", "one plain seed before two others"
+    assert notes(found, "baseline")[1] == f"{also.name} is not plain baseline (num_stages: 6 -> 1) and is not used"
+
+
+def test_a_name_of_its_own_is_judged_by_itself(tmp_path: Path) -> None:
+    """`num_stages=1` made a run called baseline; later it turned out to be exactly stages_1."""
+    path = make_run(tmp_path, "baseline", ap=0.2, config={"num_stages": 1})
+    edit_meta(path, deviations=["num_stages: 6 -> 1"])
+    write_json(path / "names" / "stages_1", [])
+    assert notes(table(tmp_path, 7), "stages_1") == []
+    assert notes(table(tmp_path, 8), "baseline") == [f"{path.name} is not plain baseline (num_stages: 6 -> 1)"]
+
+
+def test_each_number_says_of_how_many_runs_it_is(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", 0, 0.5, model__speed__fps=10)
+    make_run(tmp_path, "baseline", 1, 0.6)
+    found = table(tmp_path, 6)
+    assert line(found, "baseline")["n"] == "2"
+    (cell,) = (cell for row in found.rows for cell in row if cell.text == "10.0")
+    assert [dict(found.footnotes)[mark] for mark in cell.marks] == ["FPS of 1 of the 2 runs"]
+
+
+def test_what_does_not_compare_has_no_difference(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", ap=0.5, model__speed__fps=10, model__size__num_parameters=1e6)
+    one = make_run(tmp_path, "num_proposals_300", ap=0.6, model__speed__fps=8, model__size__num_parameters=3e6)
+    edit_meta(one, device="NVIDIA H100", world_size=8)
+    make_run(tmp_path, "num_proposals_500", ap=0.7, val="ef" * 32)
+    found = table(tmp_path, 6)
+    cells = line(found, "num_proposals_300")
+    assert (cells["AP"], cells["FPS"], cells["params M"]) == ("60.0 (+10.0)", "8.0", "3.00 (+2.00)")
+    assert line(found, "num_proposals_500")["AP"] == "70.0", "other data"
+    assert any("trained on 8 x NVIDIA H100, cpu" in remark for remark in found.remarks)
+
+
+def test_numbers_that_cannot_be_are_named(tmp_path: Path) -> None:
+    percent = make_run(tmp_path, "baseline", 0, 62.0)
+    huge = make_run(tmp_path, "baseline", 1, 0.5, val__bbox__AP50=10**400)
+    unfinished = make_run(tmp_path, "baseline", 2, None)
+    found = table(tmp_path, 8)
+    assert line(found, "baseline")["AP"] == "50.0"
+    assert notes(found, "baseline") == [
+        f"{percent.name} cannot be read and is not used: results.json: val/bbox/AP is 62, not a fraction",
+        f"{unfinished.name} is unfinished and not used (finished, but results.json is missing)",
+    ]
+    assert huge.name in {run.run_id for run in load_summaries([tmp_path])}
+
+
+def test_folders_that_are_no_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path)
+    (tmp_path / "baseline" / "half").mkdir()
+    load_summaries([tmp_path])
+    assert f"no runs, or damaged, and left out: {tmp_path / 'baseline' / 'half'}" in capsys.readouterr().err
 
 
 def command(arguments: list[str]) -> int:
@@ -266,7 +347,7 @@ def test_csv_has_one_value_a_column(tmp_path: Path, capsys: pytest.CaptureFixtur
     make_run(tmp_path, "head_attention", ap=0.3)
     assert command(["--runs", str(tmp_path), "--table", "8", "7", "--format", "csv"]) == 0
     records = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert {record["table"] for record in records} == {"7", "8"}
+    assert {(record["table"], record["recipe"]) for record in records} == {("7", "mini"), ("8", "mini")}
     own = {(r["experiment"], r["metric"]): r for r in records if r["table"] == "8"}
     assert float(own["baseline", "AP"]["std"]) == pytest.approx(statistics.stdev((50, 60)))
     attention = own["head_attention", "AP"]

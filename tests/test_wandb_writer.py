@@ -18,7 +18,7 @@ import yaml
 from analysis.runs import read_run
 from experiments.build import dry_build
 from experiments.config import validate
-from experiments.names import add_names
+from experiments.names import tell_names
 from experiments.signature import ConfigError
 from experiments.wandb_file import history, last_position, wandb_files
 from experiments.wandb_writer import WandbWriter, has_key, layers
@@ -247,10 +247,10 @@ def test_a_finished_run_is_told_its_new_names(run, tmp_path, capsys):
     tiny.train(arguments)
     assert len(wandb_files(path / "wandb", path.name)) == 2
     (path / "wandb" / "told_names.json").unlink()
-    assert add_names(path, ["stages_6"])
+    assert tell_names(path)
     assert len(wandb_files(path / "wandb", path.name)) == 3
     shutil.rmtree(path / "wandb")  # sent and cleared away
-    assert add_names(path, ["num_proposals_100"])
+    assert tell_names(path)
     assert not (path / "wandb").exists()
 
 

@@ -1,0 +1,47 @@
+"""What overrides make of an experiment: said where it changes the result, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis.runs import read_run
+from experiments.build import INJECTED
+from experiments.config import validate
+from experiments.deviations import deviations
+from tests import tiny
+
+
+def of(*overrides: str) -> list[str]:
+    return deviations(validate(tiny.composed(overrides), INJECTED))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("experiment=baseline",),
+        ("experiment=head_attention", "recipe=mini"),
+        ("experiment=num_proposals_300_crop", "recipe=paper", "data.root=/data/coco", "weights.backbone=/w.pth"),
+        ("experiment=stages_1", "seed=3", "log=none", "runs_root=/r", "data.num_workers=0", "eval.every_epochs=1"),
+        ("experiment_name=mine", "num_stages=1"),  # no file of that name, nothing to compare with
+    ],
+)
+def test_plain_runs_have_none(overrides: tuple[str, ...]) -> None:
+    assert of(*overrides) == []
+
+
+def test_what_changes_the_result_is_said() -> None:
+    assert of("num_stages=1", "optim.lr=1e-3", "seed=4") == ["num_stages: 3 -> 1", "optim.lr: 0.0005 -> 0.001"]
+    (line,) = of("experiment=stages_1", "schedule.length=100")
+    assert line.startswith("schedule.length: 2500 -> 100")
+    assert any(line.startswith("data.name: ") for line in of("data=coco", "data.root=/data/coco"))
+
+
+def test_a_run_has_them_in_its_directory_for_each_name(tmp_path: Path) -> None:
+    path = tiny.train(tiny.overrides(tmp_path))
+    assert tiny.train(tiny.overrides(tmp_path, "experiment=stages_6")) == path
+    found = read_run(path).deviations
+    assert set(found) == {"baseline", "stages_6"}
+    assert "num_stages: 3 -> 2" in found["baseline"]
+    assert "num_stages: 6 -> 2" in found["stages_6"] or "num_stages: 3 -> 2" in found["stages_6"]
