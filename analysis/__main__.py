@@ -21,7 +21,7 @@ COMMANDS = {
     "agreement": ("analysis.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
     "errors": (
         "analysis.errors",
-        "where AP, or a difference of two runs, comes from: size, class, crowding, stage, duplicates",
+        "where AP, or a difference, comes from: size, class, crowding, stage, duplicates",
     ),
     "report": ("analysis.report", "tables, tests, order and figure of a suite as one Markdown page"),
     "wandb-report": ("analysis.wandb_report", "a Weights & Biases report of a project's runs"),
