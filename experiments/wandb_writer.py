@@ -172,7 +172,7 @@ class WandbWriter:
         )
         # Online the server knows what it has, offline the files of the sessions before.
         offline = self._run.settings.mode == "offline"
-        self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.step - 1
+        self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.starting_step - 1
         known = {position(event["event"], event["step"]): event for event in earlier}
         for where, event in sorted(known.items()):
             self._write(where, event["step"], event["epoch"], event["metrics"], dict)

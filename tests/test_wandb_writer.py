@@ -387,7 +387,7 @@ def test_a_slow_run_is_told_to_the_writer_in_order(tmp_path, monkeypatch):
     rows = []
 
     class Run:
-        step = 9  # the server has rows up to position 8
+        starting_step = 9  # the server has rows up to position 8
 
         def define_metric(self, *args, **kwargs):
             pass

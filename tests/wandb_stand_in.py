@@ -87,7 +87,7 @@ class StandIn:
             "id": "Qg==", "name": name, "displayName": name, "description": "", "config": "{}", "sweepName": None,
             "summaryMetrics": "{}", "logLineCount": 0, "historyLineCount": len(rows), "eventsLineCount": 0,
             "historyTail": json.dumps([json.dumps(row) for row in rows[-1:]]), "eventsTail": "[]", "tags": [],
-            "notes": "", "wandbConfig": "{}",
+            "notes": "", "wandbConfig": json.dumps({"t": 1}),  # without which a run has never started
         }  # fmt: skip
 
     def _node(self, name: str) -> dict[str, Any]:
