@@ -56,8 +56,8 @@ class Pair:
 class Agreement:
     """A table's order: tau-b of our mean AP and the published AP over the rows that have runs, None below two rows.
 
-    ``interval`` covers 95 % of what other seeds would give, where a spread of seeds is known (``over`` is ``seeds``),
-    or is a bootstrap interval over the rows, from four on. ``pairs`` are all pairs of the table's rows.
+    ``interval`` covers about 95 % of what other seeds would give, where a spread of seeds is known (``over`` is
+    ``seeds``), or is a bootstrap interval over the rows, from four on. ``pairs`` are all pairs of the table's rows.
     """
 
     table: str
@@ -191,8 +191,8 @@ def agreement_grid(
             "one configuration" if spread.num_configurations == 1 else (f"{spread.num_configurations} configurations")
         )
         interval = (
-            f"The interval covers 95% of what other seeds would give, all with the spread of {configurations} that "
-            f"have several ({spread.ap:.2f} AP, {spread.degrees_of_freedom} degrees of freedom)"
+            f"The interval covers about 95% of what as many other seeds would give, all with the spread of "
+            f"{configurations} that have several ({spread.ap:.2f} AP, {spread.degrees_of_freedom} degrees of freedom)"
         )
     remarks = [
         f"Recipe {recipe}. τ (tau-b) of our mean AP and the published AP over the rows that have finished runs. "
@@ -201,7 +201,7 @@ def agreement_grid(
         "state, and how many of those known here come out in that order.",
     ]
     if left_out:
-        remarks.append(f"Left out, evaluated on other data than the others: {', '.join(left_out)}.")
+        remarks.append(f"Left out, trained or evaluated on other data than the others: {', '.join(left_out)}.")
     if flagged:
         remarks.append(f"With flags, which the tables spell out: {', '.join(flagged)}.")
     return grid("Order of rows against the paper's", header, lines, remarks=tuple(remarks))
@@ -226,9 +226,10 @@ def _interval_over_seeds(
 ) -> tuple[float, float] | None:
     generator = np.random.default_rng(0)
     means, counts = np.array([own.mean() for own in values]), np.array([len(own) for own in values])
-    # Each draw has a spread of its own too: it is known from few seeds.
+    # The means at hand have as much noise as those of other seeds will have: twice the variance. And each draw has a
+    # spread of its own, which is known from few seeds.
     scale = np.sqrt(spread.degrees_of_freedom / generator.chisquare(spread.degrees_of_freedom, num_resamples))
-    noise = generator.standard_normal((num_resamples, len(means))) * spread.ap / np.sqrt(counts)
+    noise = generator.standard_normal((num_resamples, len(means))) * spread.ap * np.sqrt(2 / counts)
     draws = tau_b(means + scale[:, None] * noise, np.broadcast_to(theirs, (num_resamples, len(theirs))))
     return _central(draws)
 

@@ -199,8 +199,7 @@ def comparison_grid(
 
 def _runs(name: str, root: Path, recipe: str | None) -> list[Run]:
     if Path(name).is_dir():
-        # A folder of runs is one experiment's, or the folder of all experiments.
-        found = find_runs(name) or [run for folder in sorted(Path(name).iterdir()) for run in _run_in(folder)]
+        found = find_runs(name)
         finished = [run for run in found if run.is_finished]
         if not found:
             raise RunError(f"{name} holds no run")
@@ -214,10 +213,6 @@ def _runs(name: str, root: Path, recipe: str | None) -> list[Run]:
     if row is None or not row.used:
         raise RunError(f"{name} is neither a folder nor an experiment with a finished run under {root}")
     return [summary.directory for summary in row.used]
-
-
-def _run_in(folder: Path) -> list[Run]:
-    return find_runs(folder) if (folder / "meta.json").is_file() else []
 
 
 def _precision(run: Run, truth: GroundTruth) -> AveragePrecision:

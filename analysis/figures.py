@@ -63,40 +63,44 @@ def run(args: argparse.Namespace) -> None:
     recipe = choose_recipe(summaries, args.recipe)
     for path in write_figure1(summaries, recipe, args.out, args.experiments):
         print(path)
-    figure4 = write_figure4(summaries, recipe, args.out, args.score_threshold)
+    figure4, reason = write_figure4(summaries, recipe, args.out, args.score_threshold)
     for path in figure4:
         print(path)
-    if not figure4:
-        print(
-            f"no figure 4: no directory of a finished run of {BASELINE} has views (eval.num_pictures)", file=sys.stderr
-        )
+    if reason:
+        print(f"no figure 4: {reason}", file=sys.stderr)
 
 
 def write_figure4(
     summaries: Sequence[RunSummary], recipe: str, out: Path, score_threshold: float, image_id: int | None = None
-) -> list[Path]:
-    """Draw the baseline's proposals and stages on a validation image; nothing where no run of it has a view.
+) -> tuple[list[Path], str]:
+    """Draw the baseline's proposals and stages on a validation image, the first that can be read.
 
     Args:
-        image_id: of the image; None takes the first that the run has.
+        image_id: of the image; None takes any that the run has.
+
+    Returns:
+        The files, and why there are none.
     """
     from analysis.stage_figures import stages_figure
     from analysis.stages import save
 
     rows = our_rows(summaries, recipe)
-    runs = [run.directory for run in rows[BASELINE].used if isinstance(run.source, Run)] if BASELINE in rows else []
-    viewed = next((run for run in runs if view_ids(run)), None)
-    if viewed is None:
-        return []
-    paths = [out / f"figure4.{suffix}" for suffix in ("png", "pdf")]
-    try:
-        view = read_view(viewed, view_ids(viewed)[0] if image_id is None else image_id)
-        for path in paths:
-            save(stages_figure(view, score_threshold, with_truth=False), path)
-    except (RunError, OSError) as error:  # a view that is damaged, or lacks its picture
-        print(f"left out: {error}", file=sys.stderr)
-        return []
-    return paths
+    used = rows[BASELINE].used if BASELINE in rows else ()
+    problems = []
+    for run in (summary.source for summary in used if isinstance(summary.source, Run)):
+        for view_id in view_ids(run) if image_id is None else [image_id]:
+            try:
+                view = read_view(run, view_id)
+                figure = stages_figure(view, score_threshold, with_truth=False)
+            except (RunError, OSError) as error:  # damaged, or without its picture: the next one will do
+                problems.append(str(error))
+                continue
+            paths = [out / f"figure4.{suffix}" for suffix in ("png", "pdf")]
+            for path in paths:
+                save(figure, path)
+            return paths, ""
+    reason = f"no directory of a finished run of {BASELINE} has views (eval.num_pictures)"
+    return [], problems[0] if problems else reason
 
 
 def write_figure1(

@@ -181,7 +181,7 @@ def _latex_table(table: Grid, label: str) -> str:
     columns = "l" * table.num_label_columns + "r" * (len(table.header) - table.num_label_columns)
     is_wide = len(table.header) > MAX_LATEX_COLUMNS
     lines = ["\\begin{table}", "\\centering", f"\\caption{{{latex_escape(table.title)}}}", f"\\label{{tab:{label}}}"]
-    lines += ["\\resizebox{\\linewidth}{!}{%"] if is_wide else []
+    lines += ["\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"] if is_wide else []
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", line([Cell(text) for text in table.header]), "\\midrule"]
     for i, group in enumerate(table.groups):
         lines += ["\\addlinespace"] if i and len(group) + len(table.groups[i - 1]) > 2 else []

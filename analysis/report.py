@@ -123,7 +123,7 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
     done = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
     same, _ = on_same_data({name: rows[name] for name in done})
-    left_out = [f"{name} (evaluated on other data)" for name in done if name not in same]
+    left_out = [f"{name} (trained or evaluated on other data)" for name in done if name not in same]
     wanted = []
     for name in same:
         if all((run.directory.path / "detections.json").is_file() for run in rows[name].used):
@@ -229,12 +229,14 @@ def _beside(rows: Mapping[str, OurRow]) -> str:
     """AP of the rows that the paper has in its text alone, or not at all."""
     (ap,) = (column for column in COLUMNS if column.title == "AP")
     lines = []
+    _, on_other_data = on_same_data(rows)
     for name in sorted(rows.keys() - set(_experiments(*EXPERIMENTS))):
         value = rows[name].value(ap)
         if value is not None:
             spread = "" if value.std is None else f" ± {value.std:.1f}"
-            lines.append([name, str(value.n), f"{value.mean:.1f}{spread}"])
-    return render([grid("", ["row", "n", "AP"], lines)], "markdown").strip() if lines else ""
+            flags = [*rows[name].flags, *(["trained or evaluated on other data"] if name in on_other_data else [])]
+            lines.append([name, str(value.n), f"{value.mean:.1f}{spread}", "; ".join(flags)])
+    return render([grid("", ["row", "n", "AP", "flags"], lines)], "markdown").strip() if lines else ""
 
 
 def _paper_scale(rows: Mapping[str, OurRow]) -> str:
@@ -250,10 +252,12 @@ def _paper_scale(rows: Mapping[str, OurRow]) -> str:
                 name,
                 f"{published[name]:.1f}",
                 DASH if value is None else f"{value.mean:.1f}",
-                row.command if value is None else "",
+                row.command if value is None else "; ".join(row.flags),
             ]
         )
-    table = render([grid("", ["row", "published AP", "ours", "train it with"], lines)], "markdown").strip()
+    table = render(
+        [grid("", ["row", "published AP", "ours", "flags, or the command that trains it"], lines)], "markdown"
+    ).strip()
     return f"## At the paper's own scale, recipe {PAPER_RECIPE}\n\n{table}"
 
 
@@ -269,8 +273,9 @@ def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
 
 
 def _figure4(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
-    if not write_figure4(summaries, recipe, out, FIGURE4_SCORE):
-        return "No figure: no finished run of the row `baseline` has views."
+    _, reason = write_figure4(summaries, recipe, out, FIGURE4_SCORE)
+    if reason:
+        return f"No figure: {reason}."
     return (
         "![The baseline's proposals and stages](figure4.png)\n\nThe baseline's learned proposals, then the boxes that "
         f"each stage scores {FIGURE4_SCORE:g} or more, one colour per proposal. Also as [PDF](figure4.pdf)."

@@ -99,8 +99,6 @@ def summarise(run: Source) -> RunSummary:
         problem = str(error)
         if isinstance(run, Run):
             problem = problem.removeprefix(f"{run.path}/")
-    experiment = meta.get("experiment")
-    experiments = tuple(run.experiments) if isinstance(experiment, str) else ()
     resumes = [item for item in meta.get("resumes") or [] if isinstance(item, dict)]
     processes = [meta, *resumes]
     gits = [_object(item, "git") for item in processes]
@@ -121,8 +119,8 @@ def summarise(run: Source) -> RunSummary:
         run_id=run.run_id,
         identity=str(meta.get("identity") or run.run_id.rsplit("-seed", 1)[0]),
         seed=meta.get("seed") if isinstance(meta.get("seed"), int) else None,
-        experiments=experiments,
-        deviations=run.deviations if experiments else {},
+        experiments=tuple(run.experiments),
+        deviations=run.deviations,
         recipe=str(meta.get("recipe")),
         finished=problem is None and state == "finished" and results is not None,
         values=values,

@@ -51,7 +51,7 @@ class Run:
     def experiments(self) -> list[str]:
         """The names of all rows that this run is: equal rows are one run."""
         folder = self.path / "names"
-        others = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        others = {entry.name for entry in folder.iterdir() if entry.name[0] != "."} if folder.is_dir() else set()
         return sorted({self.meta["experiment"], *others})
 
     @property

@@ -13,7 +13,7 @@ from analysis.run_summary import RunSummary
 @dataclass(frozen=True)
 class Column:
     """A number in a table: ``key`` of results.json times ``scale``; ``published`` is its name in tables.json, which
-    gives so many digits.
+    gives so many digits. ``plus`` is a key that belongs to it and that older runs lack.
     """
 
     title: str
@@ -22,6 +22,7 @@ class Column:
     digits: int
     published: str | None
     published_digits: int = 0
+    plus: str | None = None
 
     @property
     def is_clocked(self) -> bool:
@@ -40,7 +41,7 @@ COLUMNS = (
     Column("FPS", "model/speed/fps", 1.0, 1, "FPS"),
     Column("training h", "train/time/seconds", 1 / 3600, 2, "training_hours"),
     Column("params M", "model/size/num_parameters", 1e-6, 2, None),
-    Column("GFLOPs", "model/cost/forward_gflops", 1.0, 2, None),
+    Column("GFLOPs", "model/cost/forward_gflops", 1.0, 2, None, plus="model/cost/roi_pooling_gflops"),
 )
 
 MAX_DEVIATIONS = 4  # of a run, named in a flag
@@ -72,11 +73,18 @@ class OurRow:
     flags: tuple[str, ...]
     command: str
 
+    def lacks(self, column: Column) -> bool:
+        """Whether a run has only a part of the number: a run of an older version."""
+        return column.plus is not None and any(
+            column.key in run.values and column.plus not in run.values for run in self.used
+        )
+
     def value(self, column: Column) -> Value | None:
         """Over the runs that have the number; COCO's -1, for no ground truth of a size, is none."""
-        found = [run.values[column.key] for run in self.used if run.values.get(column.key, -1.0) >= 0]
-        if not found:
+        having = [run for run in self.used if run.values.get(column.key, -1.0) >= 0]
+        if not having:
             return None
+        found = [run.values[column.key] + run.values.get(column.plus or "", 0.0) for run in having]
         scaled = [column.scale * value for value in found]
         return Value(statistics.fmean(scaled), statistics.stdev(scaled) if len(scaled) > 1 else None, len(scaled))
 
@@ -91,12 +99,12 @@ def our_rows(summaries: Sequence[RunSummary], recipe: str) -> dict[str, OurRow]:
 
 
 def on_same_data(rows: Mapping[str, OurRow]) -> tuple[dict[str, OurRow], list[str]]:
-    """The rows evaluated on what most runs were (the baseline, where there is one), and the names of the others."""
+    """The rows on the data that most runs are on (the baseline, where there is one), and the names of the others."""
     runs = rows["baseline"].used if "baseline" in rows else ()
     runs = runs or tuple({run.run_id: run for row in rows.values() for run in row.used}.values())
-    counts = Counter(run.fingerprints[1] for run in runs)
-    reference = min(counts, key=lambda fingerprint: (-counts[fingerprint], str(fingerprint)), default=None)
-    same = {name: row for name, row in rows.items() if all(run.fingerprints[1] == reference for run in row.used)}
+    counts = Counter(run.fingerprints for run in runs)
+    reference = min(counts, key=lambda fingerprints: (-counts[fingerprints], str(fingerprints)), default=None)
+    same = {name: row for name, row in rows.items() if all(run.fingerprints == reference for run in row.used)}
     return same, sorted(rows.keys() - same.keys())
 
 

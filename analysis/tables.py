@@ -129,6 +129,10 @@ def _our_line(
             text += f" ({_signed(change, column.digits)})"
         if value is not None and value.n != len(ours.used):
             own_marks.append(footnotes.mark(f"{column.title} of {value.n} of the {len(ours.used)} runs"))
+        if value is not None and ours.lacks(column):
+            own_marks.append(
+                footnotes.mark(f"{column.title} without {column.plus}, which runs of an older version lack")
+            )
         cells.append(Cell(text, tuple(own_marks)))
     return tuple(cells)
 
@@ -139,7 +143,7 @@ def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
     They compare where the data are the same and, for what a clock measured, the devices too.
     """
     value, reference = ours.value(column), base.value(column)
-    if value is None or reference is None:
+    if value is None or reference is None or ours.lacks(column) != base.lacks(column):
         return None
     fingerprints, devices = (
         {getattr(run, key) for run in (*ours.used, *base.used)} for key in ("fingerprints", "devices")
@@ -240,7 +244,7 @@ def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[Column]
             remarks.append(
                 "FPS: of the device named, one validation image at a time, warm, without reading and resizing it. "
                 "Training h: wall time over all resumes, evaluations during training included. GFLOPs: forward pass of "
-                "one image. Costs of different devices have no difference."
+                "one image, 2 x multiply-adds. Costs of different devices have no difference."
             )
     return tuple(remarks)
 

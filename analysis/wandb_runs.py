@@ -55,7 +55,7 @@ class WandbRun:
 
     @property
     def deviations(self) -> dict[str, list[str]]:
-        """What each of its experiments would be without."""
+        """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
         return dict(self._summary.get(f"{DIRECTORY}/deviations") or {})
 
     @property

@@ -62,4 +62,4 @@ class Background:
     def _give_up(self, why: str) -> None:
         if not self._is_dead.is_set():
             self._is_dead.set()
-            warnings.warn(f"{self._name} {why}; the training goes on without it. {self._advice}", stacklevel=3)
+            warnings.warn(f"{self._name} {why}; {self._advice}", stacklevel=3)

@@ -25,7 +25,8 @@ class Cost:
 
     Attributes:
         num_parameters, num_trainable: elements; frozen batch norm has buffers, not parameters.
-        forward_flops: of one image; 2 x multiply-adds, RoI pooling included.
+        forward_flops: of one image; 2 x multiply-adds.
+        roi_pooling_flops: those of RoI pooling, which come on top.
         image_size_hw, image_reason: of that image, padding included, and why this size.
         classes: how many the detector tells apart, in words.
         num_images_seen: in the whole training, repetitions counted; None where only the data knows.
@@ -34,17 +35,23 @@ class Cost:
     num_parameters: int
     num_trainable: int
     forward_flops: int
+    roi_pooling_flops: int
     image_size_hw: tuple[int, int]
     image_reason: str
     classes: str
     num_images_seen: int | None
+
+    @property
+    def total_flops(self) -> int:
+        """Forward FLOPs of one image, RoI pooling included."""
+        return self.forward_flops + self.roi_pooling_flops
 
     def gpu_hours(self, sustained_tflops: float) -> float | None:
         """Estimated hours of training on one GPU that sustains ``sustained_tflops`` (1e12 FLOP/s)."""
         if self.num_images_seen is None:
             return None
         # A backward pass costs about two forward ones: one for the inputs' gradients, one for the weights'.
-        return 3 * self.forward_flops * self.num_images_seen / (sustained_tflops * 1e12) / 3600
+        return 3 * self.total_flops * self.num_images_seen / (sustained_tflops * 1e12) / 3600
 
     def cells(self, sustained_tflops: float) -> tuple[str, str, str, str]:
         """Parameters, trainable ones, GFLOPs and GPU-hours, to be read."""
@@ -52,7 +59,7 @@ class Cost:
         return (
             f"{self.num_parameters / 1e6:.2f} M",
             f"{self.num_trainable / 1e6:.2f} M",
-            f"{self.forward_flops / 1e9:.2f}",
+            f"{self.total_flops / 1e9:.2f}",
             "-" if hours is None else f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}",
         )
 
@@ -86,7 +93,7 @@ def cost_of(config: Config) -> Cost:
         model = build(config, "model")
     size_hw, reason = image_size_of(config)
     try:
-        flops = forward_flops(model, size_hw)
+        flops, pooling_flops = forward_flops(model, size_hw)
     except RuntimeError as error:
         raise ConfigError(f"model: its forward pass fails: {str(error).splitlines()[0]}") from error
     parameters = list(model.parameters())
@@ -94,6 +101,7 @@ def cost_of(config: Config) -> Cost:
         num_parameters=sum(p.numel() for p in parameters),
         num_trainable=sum(p.numel() for p in parameters if p.requires_grad),
         forward_flops=flops,
+        roi_pooling_flops=pooling_flops,
         image_size_hw=size_hw,
         image_reason=reason,
         classes=f"{num_classes or FALLBACK_NUM_CLASSES} classes" + ("" if num_classes else " assumed"),
@@ -131,10 +139,11 @@ def num_images_seen(config: Config) -> int | None:
     return schedule["length"] * (num_images if limit is None else min(num_images, limit))
 
 
-def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> int:
-    """FLOPs (2 x multiply-adds) of one image through a detector on the meta device.
+def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> tuple[int, int]:
+    """FLOPs (2 x multiply-adds) of one image through a detector on the meta device, and those of its RoI pooling.
 
-    Counted are matrix products, convolutions, attention and RoI pooling; elementwise operations and norms are not.
+    Counted are matrix products, convolutions and attention, and apart from them RoI pooling; elementwise operations
+    and norms are not.
     """
     pooler = model.roi_pooler
     counted = _CountedPooling(pooler.output_size, pooler.sampling_ratio)
@@ -147,7 +156,7 @@ def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> int:
             model.train()(images, sizes_hw)
     finally:
         model.roi_pooler = pooler
-    return int(counter.get_total_flops()) + counted.flops
+    return int(counter.get_total_flops()), counted.flops
 
 
 class _CountedPooling(nn.Module):

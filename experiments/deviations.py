@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 STAND_IN = "/not-given"  # for what only the user knows of data; nothing is read
 
 
-def deviations(config: dict[str, Any]) -> list[str]:
+def deviations(config: dict[str, Any]) -> list[str] | None:
     """What overrides changed (`num_stages: 6 -> 1`), of all that changes a run's result; empty for a plain run.
 
-    Such a run has the name of an experiment and is not that experiment. Where the name has no file in
-    ``conf/experiment`` there is nothing to compare with, and the result is empty too.
+    Such a run has the name of an experiment and is not that experiment. None where the name has no file in
+    ``conf/experiment``: there is nothing to compare with.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -29,32 +29,46 @@ def deviations(config: dict[str, Any]) -> list[str]:
 
     try:
         cfg = _compose([f"recipe={config['recipe_name']}", f"experiment={config['experiment_name']}"])
-        fill_missing(cfg.data)
+        is_users_data = fill_missing(cfg.data)
         plain = validate(cfg, INJECTED)
     except (HydraException, OmegaConfBaseException, UserError):
-        return []
-    # Which data an identity tells by content; here its name and its generator's settings say it.
-    excluded = [pattern for pattern in EXCLUDE if pattern not in ("data.name", "data.generator")]
-    lines = explain_difference(identity_config(plain, excluded), identity_config(config, excluded))
-    return compact([line for line in lines if f'"{STAND_IN}" -> ' not in line])
+        return None
+    # Which data and weights an identity tells by content. Here the data's name and its generator's settings say it,
+    # but for data that are the user's own to name, and of weights whether there are any: the path is the user's.
+    compared = ["data.generator", "weights"] + ([] if is_users_data else ["data.name"])
+    excluded = [pattern for pattern in EXCLUDE if pattern not in compared]
+    first, second = (identity_config(_without_paths(item), excluded) for item in (plain, config))
+    return compact([line for line in explain_difference(first, second) if f'"{STAND_IN}" -> ' not in line])
 
 
-def fill_missing(node: DictConfig) -> None:
-    """Put the stand-in where a configuration of data has no value yet."""
+def fill_missing(node: DictConfig) -> bool:
+    """Put the stand-in where a configuration of data has no value yet; whether there was such a place."""
     from omegaconf import OmegaConf
 
+    filled = False
     for key in node:
         if OmegaConf.is_missing(node, key):
             node[key] = STAND_IN
+            filled = True
         elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
-            fill_missing(node[key])
+            filled |= fill_missing(node[key])
+    return filled
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    weights = {name: None if path is None else "given" for name, path in config["weights"].items()}
+    return {**config, "weights": weights}
 
 
 def _compose(overrides: list[str]) -> DictConfig:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
 
     if GlobalHydra.instance().is_initialized():  # a running command, with the configuration folders that it was given
+        if HydraConfig.initialized():
+            given = HydraConfig.get().overrides.hydra
+            overrides = [*overrides, *(override for override in given if override.startswith("hydra.searchpath="))]
         return compose("train", overrides=overrides)
     options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
     with initialize_config_dir(str(CONF_DIR), **options):

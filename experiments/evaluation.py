@@ -142,13 +142,15 @@ def write_final_results(
         picture = draw_first_images(dataset, table, settings["num_pictures"], settings["picture_score_threshold"])
         with replacing(directory.path / "detections.png") as temporary:
             picture.save(temporary, format="PNG")
+    cost = cost_of(config)
     results = {
         **evaluation.flat(),
         "train/time/seconds": round(train_seconds, 3),
         "train/speed/images_per_second": num_images_seen / train_seconds,
         "model/size/num_parameters": sum(p.numel() for p in model.parameters()),
         "model/size/num_trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "model/cost/forward_gflops": cost_of(config).forward_flops / 1e9,
+        "model/cost/forward_gflops": cost.forward_flops / 1e9,
+        "model/cost/roi_pooling_gflops": cost.roi_pooling_flops / 1e9,
         "model/speed/fps": frames_per_second(model, collate([dataset[0]]), config["train"]["precision"]),
     }
     directory.write_json("results.json", results)

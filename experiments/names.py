@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
+import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from analysis.runs import read_run
+from analysis.runs import RunError, read_run
 from experiments.build import build_dashboards
 from experiments.deviations import deviations
 from experiments.rundir import RunDirectory
+from sparse_rcnn.errors import UserError
+
+TELLING_SECONDS = 15.0
 
 
 def add_names(path: Path, configs: Iterable[dict[str, Any]]) -> None:
@@ -20,15 +26,20 @@ def add_names(path: Path, configs: Iterable[dict[str, Any]]) -> None:
             directory.add_name(config["experiment_name"], deviations(config))
 
 
-def tell_names(path: Path) -> bool:
-    """Tell a finished run's names to the dashboards of its own configuration; one that still trains tells them itself.
+def tell_names(paths: Iterable[Path]) -> None:
+    """Tell the names of finished runs to the dashboards of their own configurations, as far as `TELLING_SECONDS` go.
 
-    Returns:
-        Whether all dashboards know all names now.
+    A run that still trains tells them itself. What fails is a line on stderr, and tried again the next time.
     """
-    directory = RunDirectory.load(path)
-    if not directory.is_finished:
-        return True
-    dashboards = build_dashboards(directory.config, path, directory.meta["run_id"])
-    told = [dashboard.renamed(read_run(path).results or {}) for dashboard in dashboards]
-    return all(told)
+    end = time.monotonic() + TELLING_SECONDS
+    # In any order: one that never succeeds does not hold up the same others every time.
+    for path in sorted(paths, key=lambda _: random.random()):
+        directory = RunDirectory.load(path)
+        if not directory.is_finished:
+            continue
+        try:
+            for dashboard in build_dashboards(directory.config, path, directory.meta["run_id"]):
+                if (left := end - time.monotonic()) > 0:
+                    dashboard.renamed(read_run(path).results or {}, left)
+        except (UserError, RunError, TypeError, AttributeError) as error:  # the configuration of another version
+            print(f"the names of {path} are not told: {str(error).splitlines()[0]}", file=sys.stderr)

@@ -84,19 +84,19 @@ class RunDirectory:
                     return cls(path, _load_meta(path), created=True)
         directory = cls.load(path)
         _refuse_other_run(directory, config, identity, seed, meta_extra)
-        directory.add_name(experiment, meta_extra.get("deviations") or [])
+        directory.add_name(experiment, meta_extra.get("deviations"))
         return directory
 
     def has_name(self, experiment: str) -> bool:
         """Whether the run is known to be this experiment."""
         return experiment == self.meta["experiment"] or (self.path / "names" / experiment).exists()
 
-    def add_name(self, experiment: str, deviations: Sequence[str]) -> None:
+    def add_name(self, experiment: str, deviations: Sequence[str] | None) -> None:
         """Note that the run is also this experiment, but for some deviations: a file, so that no lock is needed."""
         if not self.has_name(experiment):
             with _errors_name(str(self.path / "names")):
                 (self.path / "names").mkdir(exist_ok=True)
-                write_json_atomic(self.path / "names" / experiment, list(deviations))
+                write_json_atomic(self.path / "names" / experiment, deviations)
 
     @classmethod
     def load(cls, path: str | Path) -> RunDirectory:
@@ -134,7 +134,7 @@ class RunDirectory:
             UserError: another process holds it; says which.
         """
         with lock_run(self.path, wait):
-            for pattern in (".*.tmp", "eval/.*.tmp"):  # of writers that were killed
+            for pattern in (".*.tmp", "eval/.*.tmp", "names/.*.tmp", "wandb/.*.tmp"):  # of writers that were killed
                 for leftover in self.path.glob(pattern):
                     leftover.unlink(missing_ok=True)
             yield

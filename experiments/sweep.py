@@ -160,7 +160,8 @@ def name_runs(rows: Sequence[Row]) -> None:
         if (path := row.path) is not None:
             add_names(path, row.configs)
             paths.append(path)
-    all(map(tell_names, paths))  # up to the first that fails: each may take a minute, and the next start tries again
+    if rows[0].config["log"]["writers"]:  # and not log=none
+        tell_names(paths)
 
 
 def print_rows(rows: Sequence[Row]) -> None:

@@ -90,7 +90,8 @@ def _skip(finished: Path, config: dict[str, Any], world: World) -> Path:
         print(f"{finished} is finished; nothing to do")
         print_summary(finished)
         add_names(finished, [config])
-        tell_names(finished)
+        if config["log"]["writers"]:  # and not log=none
+            tell_names([finished])
     return finished
 
 

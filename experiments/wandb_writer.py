@@ -99,12 +99,17 @@ class WandbWriter:
         self._is_finished = True
         self._later(lambda: self._run.summary.update(dict(results)))
 
-    def renamed(self, results: Mapping[str, float]) -> bool:
-        """Open the run once more where it has names that W&B was not told; one that W&B has not seen is left alone."""
-        if not (self._path / "wandb").is_dir() or self._known_names() == read_run(self._path).experiments:
+    def renamed(self, results: Mapping[str, float], timeout: float) -> bool:
+        """Open the run once more where it has names that W&B was not told.
+
+        One that W&B has not seen, or not to its end, is left alone: it would be a run there without a history.
+        """
+        known = self._known_names()
+        if known is None or known == read_run(self._path).experiments:
             return True
         print(f"telling W&B another name of {self._run_id}", file=sys.stderr)
-        self._begin(self._reopen)
+        self.timeout = min(self.timeout, timeout)
+        self._begin(self._reopen, "its names there stay as they are; the next start of the same command tries again")
         self.finished(results)  # offline, the summary of the last session is what counts
         return self._close()
 
@@ -118,8 +123,9 @@ class WandbWriter:
         self._later(lambda: self._run.finish(exit_code=0 if self._is_finished else 1))
         is_told = self._background.close(self.timeout)
         if is_told:
-            with suppress(UserError):  # then it is told again
-                write_json_atomic(self._path / "wandb" / NAMES, {"experiments": self._told.get(NAMES_KEY)})
+            if self._run.settings.mode in ("online", "offline"):  # and not disabled
+                with suppress(UserError):  # then it is told again
+                    write_json_atomic(self._path / "wandb" / NAMES, {"experiments": self._told.get(NAMES_KEY)})
             offline = self._run.settings.mode == "offline"
             where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
             if where:  # none with WANDB_MODE=disabled
@@ -127,8 +133,11 @@ class WandbWriter:
         return is_told
 
     def _put(self, event: str, step: int, epoch: float, metrics: dict[str, float], media: Media) -> None:
-        self._later(lambda: self._write(position(event, step), step, epoch, metrics, media))
-        self._later(self._tell_directory)
+        def write() -> None:
+            self._write(position(event, step), step, epoch, metrics, media)
+            self._tell_directory()
+
+        self._later(write)
 
     def _write(self, where: int, step: int, epoch: float, metrics: Mapping[str, float | None], media: Media) -> None:
         if where > self._last:
@@ -151,9 +160,9 @@ class WandbWriter:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _begin(self, first: Callable[[], None]) -> None:
-        advice = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
-        self._background = Background("W&B", MAX_WAITING, advice)
+    def _begin(self, first: Callable[[], None], advice: str | None = None) -> None:
+        what = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
+        self._background = Background("W&B", MAX_WAITING, advice or f"the training goes on without it. {what}")
         self._background.put(first)
 
     def _later(self, call: Callable[[], None]) -> None:
@@ -180,7 +189,7 @@ class WandbWriter:
 
     def _reopen(self) -> None:
         # Offline the last session's configuration is what counts; name, group and tags that are not given stay. What
-        # was never sent stays offline: sent first, this session would be a run without a history.
+        # was trained offline stays offline: sent first, this session would be a run without a history.
         sessions = sorted((self._path / "wandb").glob("*run-*"), key=lambda path: path.name.split("run-", 1)[1])
         if sessions and sessions[-1].name.startswith("offline-"):
             self.mode = "offline"
@@ -201,7 +210,13 @@ class WandbWriter:
             mode=mode,
             dir=str(self._path),
             settings=wandb.Settings(
-                **{"silent": True, "console": "off", "finish_timeout": 0.8 * self.timeout, **self.settings}
+                **{
+                    "silent": True,
+                    "console": "off",
+                    "finish_timeout": 0.8 * self.timeout,
+                    "finish_timeout_raises": True,
+                    **self.settings,
+                }
             ),
             **about,
         )

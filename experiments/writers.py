@@ -26,8 +26,11 @@ class Dashboard(Writer, Protocol):
     def started(self) -> None:
         """The run begins or goes on."""
 
-    def renamed(self, results: Mapping[str, float]) -> bool:
-        """A run that is finished may have got another name; whether the dashboard knows its names now. Once, alone."""
+    def renamed(self, results: Mapping[str, float], timeout: float) -> bool:
+        """A run that is finished may have got another name; whether the dashboard knows it within ``timeout`` seconds.
+
+        Nothing else is called before or after it.
+        """
 
 
 class ProgressWriter:

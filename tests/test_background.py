@@ -35,7 +35,7 @@ def test_a_failing_call_warns_once_and_ends_it():
             background.put(lambda: made.append(1))
         assert not background.close(timeout=10)
     (warning,) = map(str, (w.message for w in caught))
-    assert warning == "receiver failed: OSError: disk full; the training goes on without it. do this"
+    assert warning == "receiver failed: OSError: disk full; do this"
     assert made == []
 
 

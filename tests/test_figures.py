@@ -61,4 +61,6 @@ def test_a_damaged_view_leaves_figure_4_out(tmp_path: Path, capsys: pytest.Captu
     (path / "views" / "1.json").write_text('{"torn')
     assert run_command("figures", ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert sorted(item.name for item in (tmp_path / "out").iterdir()) == ["figure1.pdf", "figure1.png"]
-    assert "left out: " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("no figure 4: ")
+    assert "views/1.json" in err

@@ -74,7 +74,10 @@ def test_latex_scales_tables_that_no_page_is_wide_enough_for() -> None:
     assert out.startswith("% needs \\usepackage{booktabs} and \\usepackage{graphicx}\n")
     eight, nine = out.split("\\begin{table}")[1:]
     assert "resizebox" not in eight
-    assert "\\resizebox{\\linewidth}{!}{%\n\\begin{tabular}{lrrrrrrrr}\n" in nine
+    assert (
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n\\begin{tabular}{lrrrrrrrr}\n"
+        in nine
+    )
     assert "\\bottomrule\n\\end{tabular}}\n\\end{table}" in nine
     assert all(text.count("{") == text.count("}") for text in (eight, nine))
 

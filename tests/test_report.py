@@ -125,7 +125,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("report", arguments) == 0
     page = (out / "README.md").read_text()
     assert f"The prose was written for `{numbers[1]}`: it may not fit these numbers." in page
-    assert "| dropout_0_1 | 1 | 12.3 |" in page
+    assert "| dropout_0_1 | 1 | 12.3 | trained or evaluated on other data |" in page
 
 
 def test_one_row_that_cannot_be_tested_leaves_the_others(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_one_row_that_cannot_be_tested_leaves_the_others(tmp_path: Path) -> None
     arguments = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "20"]
     assert run_command("report", arguments) == 0
     page = (tmp_path / "out" / "README.md").read_text()
-    assert "stages_12 (evaluated on other data), stages_1 (a run has no detections.json)." in page
+    assert "stages_12 (trained or evaluated on other data), stages_1 (a run has no detections.json)." in page
     assert "### Differences to baseline, tested" in page
 
 

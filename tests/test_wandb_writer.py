@@ -232,8 +232,8 @@ def test_a_finished_run_is_told_its_new_names(run, tmp_path, capsys):
     """One more session with the configuration and the summary, no history; told once, and again where it failed."""
     path = tmp_path / "runs" / "baseline" / run.name
     shutil.copytree(run, path)
-    arguments = tiny.overrides(tmp_path / "runs", "experiment=stages_6", "eval.every_epochs=1")
-    assert tiny.train(arguments) == path  # whatever the command says of logging: it is the run's that counts
+    arguments = tiny.overrides(tmp_path / "runs", *WANDB, "experiment=stages_6", "log.writers.wandb.project=other")
+    assert tiny.train(arguments) == path
     assert f"telling W&B another name of {run.name}" in capsys.readouterr().err
     (_, second) = wandb_files(path / "wandb", path.name)
     settle(second)
@@ -244,14 +244,16 @@ def test_a_finished_run_is_told_its_new_names(run, tmp_path, capsys):
     (record,) = records(second, "run")
     config = {item.key: json.loads(item.value_json) for item in record.config.update}
     assert (record.run_id, list(record.tags), config["experiment_name"]) == (run.name, [], "baseline")
+    assert record.project == "sparse-rcnn", "the run's own, whatever the command says"
     tiny.train(arguments)
     assert len(wandb_files(path / "wandb", path.name)) == 2
-    (path / "wandb" / "told_names.json").unlink()
-    assert tell_names(path)
+    (path / "names" / "num_proposals_100").touch()
+    tell_names([path])
     assert len(wandb_files(path / "wandb", path.name)) == 3
-    shutil.rmtree(path / "wandb")  # sent and cleared away
-    assert tell_names(path)
-    assert not (path / "wandb").exists()
+    tiny.train(tiny.overrides(tmp_path / "runs", "experiment=stages_3"))  # with log=none
+    (path / "wandb" / "told_names.json").unlink()  # its end was never taken
+    tell_names([path])
+    assert len(wandb_files(path / "wandb", path.name)) == 3
 
 
 def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(run, tmp_path):

@@ -69,7 +69,8 @@ class _Reader:
         if isinstance(results, dict):
             row["seconds"] = number(results.get("train/time/seconds")) or row.get("seconds")
             row["images_per_second"] = number(results.get("train/speed/images_per_second"), 4)
-            row["gflops"] = number(results.get("model/cost/forward_gflops"))
+            gflops = number(results.get("model/cost/forward_gflops"))
+            row["gflops"] = gflops and gflops + (number(results.get("model/cost/roi_pooling_gflops")) or 0.0)
             row["parameters"] = number(results.get("model/size/num_parameters"), 12)
         self._notes(row)
         return Record(row, config, self._views())
