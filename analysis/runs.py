@@ -199,21 +199,23 @@ def find_runs(root: str | Path) -> list[Run]:
 
 
 def find_foreign_folders(root: str | Path) -> list[Path]:
-    """The folders at the place of a run, two below `root`, that are none, such as one whose creation was interrupted.
+    """The folders at the place of a run that are none, such as one whose creation was interrupted.
 
-    Neither what is in a run nor a folder that holds runs itself is one of them.
+    That is beside the runs, or, where an experiment has none, in a folder of `root`; never in a run.
 
     Raises:
         RunError: as for `find_runs`.
     """
     root = _checked(root)
-    runs = {run.path for run in _runs_under(root, MAX_DEPTH)}
-    if not runs and (root / "meta.json").is_file():
-        return [root]
+    runs = [run.path.resolve() for run in find_runs(root)]
+    if (root / "meta.json").is_file():
+        return [] if root.resolve() in runs else [root]
     holders = {folder for run in runs for folder in run.parents}
-    experiments = [] if root in runs else [folder for folder in _folders(root) if folder not in runs]
-    places = (place for experiment in experiments for place in _folders(experiment))
-    return [place for place in places if place not in runs | holders]
+    experiments = {run.parent for run in runs}
+    if root.resolve() not in experiments:
+        experiments |= {folder.resolve() for folder in _folders(root) if folder.resolve() not in holders}
+    places = (place for folder in sorted(experiments) for place in _folders(folder))
+    return [place for place in places if place.resolve() not in holders.union(runs)]
 
 
 def _checked(root: str | Path) -> Path:

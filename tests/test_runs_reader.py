@@ -234,7 +234,7 @@ def test_foreign_folders_neither_hold_runs_nor_lie_in_one(tmp_path: Path) -> Non
     in_the_root = make_run(tmp_path, ".", "0123456789ab-seed7")
     (in_the_root / "checkpoints").mkdir()
     (tmp_path / "b" / "half-created").mkdir(parents=True)
-    assert find_foreign_folders(tmp_path) == [tmp_path / "b" / "half-created"]
+    assert find_foreign_folders(tmp_path) == [tmp_path / "b"]
     assert find_foreign_folders(in_the_root) == []
     write(tmp_path / "b" / "meta.json", {"something": "else"})
     assert find_foreign_folders(tmp_path / "b") == [tmp_path / "b"]
