@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from analysis.run_summary import RunSummary
 
@@ -90,11 +90,19 @@ class OurRow:
 
 
 def our_rows(summaries: Sequence[RunSummary], recipe: str) -> dict[str, OurRow]:
-    """The rows of a recipe that have any run, of whatever recipe or state, by experiment."""
-    by_experiment: dict[str, list[RunSummary]] = defaultdict(list)
+    """The rows of a recipe that have any run, of whatever recipe or state, by experiment.
+
+    Equal configurations are one row whatever they are called: a name of one run is one of all its seeds.
+    """
+    names: dict[tuple[str, str], dict[str, Sequence[str]]] = defaultdict(dict)
     for run in summaries:
         for name in run.experiments:
-            by_experiment[name].append(run)
+            names[run.identity, run.recipe].setdefault(name, run.deviations.get(name, ()))
+    by_experiment: dict[str, list[RunSummary]] = defaultdict(list)
+    for run in summaries:
+        own = names[run.identity, run.recipe]
+        for name in own:
+            by_experiment[name].append(replace(run, experiments=tuple(sorted(own)), deviations=own))
     return {name: _our_row(name, runs, recipe) for name, runs in sorted(by_experiment.items())}
 
 

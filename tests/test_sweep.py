@@ -146,9 +146,9 @@ def test_an_old_failure_is_not_told_as_todays(tmp_path: Path) -> None:
 
 
 def test_only_failures_and_missing_runs_end_a_sweep_badly() -> None:
-    rows = [Row([], ["a"], {}, "x", 0, state) for state in ("finished", "skipped")]
+    rows = [Row([], [{"experiment_name": "a"}], "x", 0, state) for state in ("finished", "skipped")]
     check(rows)
-    rows += [Row([], ["b"], {}, "y", 0, state) for state in ("failed", "missing", "failed")]
+    rows += [Row([], [{"experiment_name": "b"}], "y", 0, state) for state in ("failed", "missing", "failed")]
     with pytest.raises(SweepError, match="of 5 runs 2 failed, 1 missing"):
         check(rows)
 

@@ -145,6 +145,12 @@ def test_one_run_is_every_row_it_has_the_name_of(tmp_path: Path) -> None:
     assert line(table(tmp_path, 8), "baseline")["AP"] == "60.0"
 
 
+def test_a_name_of_one_seed_is_one_of_all(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", 0, ap=0.6, names=("stages_3",))
+    make_run(tmp_path, "baseline", 1, ap=0.7)
+    assert line(table(tmp_path, 7), "stages_3")["AP"] == f"65.0 ± {statistics.stdev((60, 70)):.1f}"
+
+
 def test_without_the_baseline_row_there_is_no_difference(tmp_path: Path) -> None:
     make_run(tmp_path, "head_attention", ap=0.4)
     found = table(tmp_path, 8)
