@@ -15,8 +15,9 @@ from analysis.boxes_data import FloatArray, GroundTruth, check_same_data, load_d
 from analysis.formats import DASH, Grid, grid, render
 from analysis.matches import match
 from analysis.output import add_output_arguments, emit
+from analysis.run_folders import find_runs
 from analysis.run_summary import choose_recipe, load_summaries, summarise
-from analysis.runs import Run, RunError, find_runs
+from analysis.runs import Run, RunError
 from analysis.table_rows import our_rows
 
 NUM_RESAMPLES = 1000

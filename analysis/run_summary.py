@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from analysis.runs import Run, RunError, find_foreign_folders, find_runs
+from analysis.run_folders import find_foreign_folders, find_runs
+from analysis.runs import Run, RunError
 from analysis.wandb_runs import find_wandb_runs
 
 RECIPES = Path(__file__).parent.parent / "conf" / "recipe"

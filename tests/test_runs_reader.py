@@ -12,15 +12,8 @@ from typing import Any
 
 import pytest
 
-from analysis.runs import (
-    SCHEMA_VERSION,
-    NewerSchemaError,
-    RunError,
-    check_meta,
-    find_foreign_folders,
-    find_runs,
-    read_run,
-)
+from analysis.run_folders import find_foreign_folders, find_runs
+from analysis.runs import SCHEMA_VERSION, NewerSchemaError, RunError, check_meta, read_run
 from tests.helpers import ROOT
 
 

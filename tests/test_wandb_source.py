@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from analysis.figures import curves
+from analysis.run_folders import find_runs
 from analysis.run_summary import load_summaries
-from analysis.runs import NewerSchemaError, RunError, find_runs
+from analysis.runs import NewerSchemaError, RunError
 from analysis.wandb_runs import DIRECTORY, WandbRun, copy_of
 from tests import tiny
 from tests.helpers import ROOT
