@@ -180,7 +180,8 @@ def test_from_training_to_tables_over_a_server(tmp_path: Path) -> None:
         train("experiment=baseline")
         train("experiment=stages_6")  # the same run: only its name is new
         train("experiment=stages_1", "num_stages=1")
-        stopped = tiny.start([*base, "experiment=stages_12", "schedule.length=4000"], **key)
+        slow = tiny.slow_driver(tmp_path, 0.1)
+        stopped = tiny.start([*base, "experiment=stages_12", "schedule.length=400"], slow, **key)
         deadline = time.monotonic() + 60
         while not list(root.glob("stages_12/*/checkpoints/step_*")):
             assert stopped.poll() is None

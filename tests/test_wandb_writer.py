@@ -163,11 +163,12 @@ def test_two_sweeps_one_of_their_runs_killed(tmp_path):
 
     # One more, killed in the middle without a word, then stopped by a signal, then finished.
     arguments = tiny.overrides(finished, *base, "seed=7", "schedule.length=120", "train.checkpoint_every=20")
-    killed = tiny.start(arguments, WANDB_MODE="offline")
+    driver = tiny.slow_driver(tmp_path, 0.05)
+    killed = tiny.start(arguments, driver, WANDB_MODE="offline")
     path = _wait_for_step(finished, 50)
     killed.send_signal(signal.SIGKILL)
     tiny.finish(killed)
-    stopped = tiny.start(arguments, WANDB_MODE="offline")
+    stopped = tiny.start(arguments, driver, WANDB_MODE="offline")
     _wait_for_step(finished, 90)
     stopped.send_signal(signal.SIGTERM)
     assert tiny.finish(stopped)[0] == 128 + signal.SIGTERM
@@ -203,7 +204,7 @@ def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
             tmp_path, "log=wandb", "seed=7", "schedule.length=600", "train.checkpoint_every=50", "eval.every_epochs=25",
             "+log.writers.wandb.settings.x_file_stream_transmit_interval=0.2",
         )  # fmt: skip
-        killed = tiny.start(arguments, **key)
+        killed = tiny.start(arguments, tiny.slow_driver(tmp_path, 0.1), **key)
         path = _wait_for_step(tmp_path, 50)
         deadline = time.monotonic() + 60
         while "run_directory/status" not in server.run(path.name)["summary"]:

@@ -157,6 +157,20 @@ def start(arguments: Sequence[str], driver: Path | None = None, **changes: str) 
     )
 
 
+def slow_driver(folder: Path, seconds: float) -> Path:
+    """A driver whose every step waits, so that a training can be caught in its middle however fast the machine is."""
+    driver = folder / "slow_driver.py"
+    driver.write_text(
+        "import time\n"
+        "import sparse_rcnn.engine as engine\n"
+        "plain = engine.training_step\n"
+        f"engine.training_step = lambda *a, **k: (time.sleep({seconds}), plain(*a, **k))[1]\n"
+        "from experiments.train import main\n"
+        "main()\n"
+    )
+    return driver
+
+
 def start_group(
     arguments: Sequence[str],
     num_processes: int,
