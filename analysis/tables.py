@@ -77,21 +77,17 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
     footnotes, groups, records = Footnotes(), [], []
     reference = _reference_data(own, baseline)
     for experiment, row in zip(experiments, published["rows"], strict=True):
-        lines = []
-        if experiment is not None:
-            ours = own[experiment]
-            lines.append(_our_line(ours, own[baseline], columns, labels, row, footnotes, _flags(ours, reference)))
-        lines.append(_published_line(row, base_published, columns, labels))
-        flags = _flags(own[experiment], reference) if experiment is not None else []
+        ours = own[experiment] if experiment is not None else None
+        flags = _flags(ours, reference) if ours else []
+        our_lines = [_our_line(ours, own[baseline], columns, labels, row, footnotes, flags)] if ours else []
+        groups.append((*our_lines, _published_line(row, base_published, columns, labels)))
         about = {
             "table": table.removeprefix("table"),
             "recipe": recipe,
             "row": ", ".join(f"{label} {_label(row[label])}" for label in labels),
             "experiment": experiment,
         }
-        ours_or_none = own[experiment] if experiment is not None else None
-        records += _records(about, columns, ours_or_none, own[baseline], row, base_published, flags)
-        groups.append(tuple(lines))
+        records += _records(about, columns, ours, own[baseline], row, base_published, flags)
     return Grid(
         f"Table {table.removeprefix('table')}: {published['title']}",
         (*(label.replace("_", " ") for label in labels), "source", "n", *(column.title for column in columns)),

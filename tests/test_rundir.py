@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import analysis.run_folders
 import analysis.runs
 from experiments import rundir
 from experiments.identity import run_identity
@@ -71,7 +72,7 @@ def test_the_reader_and_the_writer_agree(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run.write_evaluation(40, {"metrics": {"val/bbox/AP": 0.25}})
     run.set_status("running", step=40, num_steps=80, epoch=2)
-    [read] = analysis.runs.find_runs(tmp_path)
+    [read] = analysis.run_folders.find_runs(tmp_path)
     assert (read.path, read.run_id, read.config) == (run.path, run.meta["run_id"], CONFIG)
     assert read.evaluations == [{"step": 40, "metrics": {"val/bbox/AP": 0.25}}]
     assert read.status["step"] == 40
