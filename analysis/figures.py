@@ -71,12 +71,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_figure4(
-    summaries: Sequence[RunSummary], recipe: str, out: Path, score_threshold: float, image_id: int | None = None
+    summaries: Sequence[RunSummary], recipe: str, out: Path, score_threshold: float
 ) -> tuple[list[Path], str]:
     """Draw the baseline's proposals and stages on a validation image, the first that can be read.
-
-    Args:
-        image_id: of the image; None takes any that the run has.
 
     Returns:
         The files, and why there are none.
@@ -88,7 +85,7 @@ def write_figure4(
     used = rows[BASELINE].used if BASELINE in rows else ()
     problems = []
     for run in (summary.source for summary in used if isinstance(summary.source, Run)):
-        for view_id in view_ids(run) if image_id is None else [image_id]:
+        for view_id in view_ids(run):
             try:
                 view = read_view(run, view_id)
                 figure = stages_figure(view, score_threshold, with_truth=False)

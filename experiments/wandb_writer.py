@@ -99,30 +99,26 @@ class WandbWriter:
         self._is_finished = True
         self._later(lambda: self._run.summary.update(dict(results)))
 
-    def renamed(self, results: Mapping[str, float], timeout: float) -> bool:
+    def renamed(self, results: Mapping[str, float], timeout: float) -> None:
         """Open the run once more where it has names that W&B was not told.
 
         One that W&B has not seen, or not to its end, is left alone: it would be a run there without a history.
         """
         known = self._known_names()
         if known is None or known == read_run(self._path).experiments:
-            return True
+            return
         print(f"telling W&B another name of {self._run_id}", file=sys.stderr)
         self.timeout = min(self.timeout, timeout)
         self._begin(self._reopen, "its names there stay as they are; the next start of the same command tries again")
         self.finished(results)  # offline, the summary of the last session is what counts
-        return self._close()
+        self.close()
 
     def close(self) -> None:
-        if self._background is not None:
-            self._close()
-
-    def _close(self) -> bool:
-        assert self._background is not None
+        if self._background is None:
+            return
         self._later(self._tell_directory)
         self._later(lambda: self._run.finish(exit_code=0 if self._is_finished else 1))
-        is_told = self._background.close(self.timeout)
-        if is_told:
+        if self._background.close(self.timeout):
             if self._run.settings.mode in ("online", "offline"):  # and not disabled
                 with suppress(UserError):  # then it is told again
                     write_json_atomic(self._path / "wandb" / NAMES, {"experiments": self._told.get(NAMES_KEY)})
@@ -130,7 +126,6 @@ class WandbWriter:
             where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
             if where:  # none with WANDB_MODE=disabled
                 print(f"W&B:           {where}", file=sys.stderr)
-        return is_told
 
     def _put(self, event: str, step: int, epoch: float, metrics: dict[str, float], media: Media) -> None:
         def write() -> None:

@@ -26,8 +26,8 @@ class Dashboard(Writer, Protocol):
     def started(self) -> None:
         """The run begins or goes on."""
 
-    def renamed(self, results: Mapping[str, float], timeout: float) -> bool:
-        """A run that is finished may have got another name; whether the dashboard knows it within ``timeout`` seconds.
+    def renamed(self, results: Mapping[str, float], timeout: float) -> None:
+        """A run that is finished may have got another name; the dashboard has ``timeout`` seconds to learn it.
 
         Nothing else is called before or after it.
         """

@@ -19,10 +19,9 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     heard: list[Any] = []
 
     class Dashboard:
-        def renamed(self, results: dict[str, float], timeout: float) -> bool:
+        def renamed(self, results: dict[str, float], timeout: float) -> None:
             assert 0 < timeout <= names.TELLING_SECONDS
             heard.append(results)
-            return False
 
     def build(config: dict[str, Any], path: Path, run_id: str) -> list[Dashboard]:
         assert (config, run_id) == ({"log": "of the run"}, path.name)
