@@ -8,7 +8,7 @@ import io
 import sys
 from collections.abc import Sequence
 
-from analysis.runs import RunError
+from sparse_rcnn.errors import UserError
 
 # Each module has a docstring of one sentence, `add_arguments(parser)` and `run(args)`, and is imported when it is asked
 # for: pandas or a plotting library cost seconds.
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         return int(importlib.import_module(COMMANDS[args.command][0]).run(args) or 0)
-    except RunError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

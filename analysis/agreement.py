@@ -15,9 +15,10 @@ from scipy import stats
 from analysis.formats import DASH, Grid, grid, render
 from analysis.output import add_output_arguments, emit
 from analysis.paper.rows import EXPERIMENTS, PublishedRow, published_rows, published_tables
-from analysis.run_summary import choose_recipe
+from analysis.summaries import choose_recipe
 from analysis.table_rows import OurRow, on_same_data, our_rows
 from analysis.tables import add_source_arguments, summaries_of
+from sparse_rcnn.rundir import metric_keys
 
 NUM_RESAMPLES = 2000
 MIN_ROWS = 4  # three rows in order leave a bootstrap over rows no other order to draw
@@ -114,7 +115,7 @@ def published_noise() -> float:
 def seed_aps(row: OurRow | None) -> list[float]:
     """AP in percent of each finished run of a row."""
     runs = row.used if row is not None else ()
-    return [100 * run.values["val/bbox/AP"] for run in runs if run.values.get("val/bbox/AP", -1.0) >= 0]
+    return [100 * run.values[metric_keys.AP] for run in runs if run.values.get(metric_keys.AP, -1.0) >= 0]
 
 
 def agreement(

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.runs import Run, RunError
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.reader import Run
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -83,7 +85,7 @@ def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], 
     """Detections from the columns image ids, category ids, boxes (xywh, pixels) and scores.
 
     Raises:
-        RunError: an image or category that the ground truth lacks, or a score or box that is no number; names
+        UserError: an image or category that the ground truth lacks, or a score or box that is no number; names
             ``source``.
     """
     image_ids, category_ids, boxes_xywh_abs, scores = columns
@@ -94,13 +96,13 @@ def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], 
         positions = np.searchsorted(known, values).clip(max=max(len(known) - 1, 0))
         unknown = values[known[positions] != values] if len(known) else values
         if len(unknown):
-            raise RunError(
+            raise UserError(
                 f"{source} has detections of {name} {unknown[0]}, which the annotations lack: give the annotation file "
                 "that the run was evaluated on with --annotations"
             )
         found.append(positions)
     if not (np.isfinite(numbers).all() and np.isfinite(boxes).all()):
-        raise RunError(f"{source} has a score or box that is no finite number: evaluate the run again")
+        raise UserError(f"{source} has a score or box that is no finite number: evaluate the run again")
     return Detections(found[0], found[1], boxes, numbers)
 
 
@@ -110,13 +112,13 @@ def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
     A relative path is looked for here and in every folder above the run.
 
     Raises:
-        RunError: the file is not found, is none, or is not what the run was evaluated on (by its fingerprint).
+        UserError: the file is not found, is none, or is not what the run was evaluated on (by its fingerprint).
     """
     fingerprint, num_images, recorded = _validation_data(run)
     candidates = [annotations] if annotations is not None else _candidates(run, recorded)
     existing = [path for path in candidates if path.is_file()]
     if not existing:
-        raise RunError(
+        raise UserError(
             f"the validation annotations of {run.path}, {annotations or recorded}, are not found: "
             "give their file with --annotations"
         )
@@ -124,54 +126,54 @@ def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise RunError(f"{path} cannot be read: {error.strerror}") from error
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() == fingerprint:
             break
     else:
-        raise RunError(
+        raise UserError(
             f"{existing[0]} is not what {run.path} was evaluated on (its fingerprint is another): "
             "give the annotation file of that time with --annotations"
         )
     try:
         return GroundTruth.from_coco(json.loads(content), num_images)
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not a COCO detection file: {error!r}") from error
+        raise UserError(f"{path} is not a COCO detection file: {error!r}") from error
 
 
 def load_detections(run: Run, truth: GroundTruth) -> Detections:
     """The detections of a finished run on its validation set.
 
     Raises:
-        RunError: there are none, or they cannot be read or are of other images.
+        UserError: there are none, or they cannot be read or are of other images.
     """
-    path = run.path / "detections.json"
+    path = run.path / layout.DETECTIONS
     try:
         records = json.loads(path.read_bytes())
         columns = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
         return columns_to_detections(truth, columns, str(path))
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}; is the run finished?") from error
-    except RunError:
+        raise UserError(f"{path} cannot be read: {error.strerror}; is the run finished?") from error
+    except UserError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is no COCO results list: {error!r}") from error
+        raise UserError(f"{path} is no COCO results list: {error!r}") from error
 
 
 def load_stage_detections(run: Run, truth: GroundTruth) -> list[Detections]:
     """The detections of every stage of a finished run, the first stage's first.
 
     Raises:
-        RunError: there are none (runs before November 2026 have none), or they cannot be read.
+        UserError: there are none (runs before November 2026 have none), or they cannot be read.
     """
-    path = run.path / "stage_detections.npz"
+    path = run.path / layout.STAGE_DETECTIONS
     if not path.is_file():
-        raise RunError(f"{run.path} has no stage_detections.npz (an older or unfinished run): train it again")
+        raise UserError(f"{run.path} has no stage_detections.npz (an older or unfinished run): train it again")
     keys = ("stages", "image_ids", "category_ids", "boxes_xywh_abs", "scores")
     try:
         with np.load(path) as file:
             stages, *columns = (file[key] for key in keys)
     except Exception as error:  # zipfile, zlib and numpy each raise their own on a damaged archive
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     number = max(int(stages.max()) + 1 if len(stages) else 0, _num_stages(run))
     everything = columns_to_detections(truth, columns, str(path))
     return [everything.chosen(stages == s) for s in range(number)]
@@ -181,19 +183,19 @@ def check_same_data(runs: Sequence[Run]) -> None:
     """That runs were evaluated on the same images.
 
     Raises:
-        RunError: they were not; names the first that differs.
+        UserError: they were not; names the first that differs.
     """
     first = _validation_data(runs[0])[:2]
     for run in runs[1:]:
         if _validation_data(run)[:2] != first:
-            raise RunError(f"{run.path} and {runs[0].path} were evaluated on different data: they cannot be compared")
+            raise UserError(f"{run.path} and {runs[0].path} were evaluated on different data: they cannot be compared")
 
 
 def _validation_data(run: Run) -> tuple[str, int | None, str | None]:
     data = run.meta.get("data")
     val = data.get("val") if isinstance(data, dict) else None
     if not isinstance(val, dict) or not isinstance(val.get("fingerprint"), str):
-        raise RunError(f"{run.path / 'meta.json'} does not say what the run was evaluated on (data.val.fingerprint)")
+        raise UserError(f"{run.path / 'meta.json'} does not say what the run was evaluated on (data.val.fingerprint)")
     return val["fingerprint"], val.get("num_images"), val.get("annotations")
 
 

@@ -15,10 +15,12 @@ from analysis.boxes_data import FloatArray, GroundTruth, check_same_data, load_d
 from analysis.formats import DASH, Grid, grid, render
 from analysis.matches import match
 from analysis.output import add_output_arguments, emit
-from analysis.run_folders import find_runs
-from analysis.run_summary import choose_recipe, load_summaries, summarise
-from analysis.runs import Run, RunError
+from analysis.summaries import choose_recipe, load_summaries
 from analysis.table_rows import our_rows
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.find import find_runs
+from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.summary import summarise
 
 NUM_RESAMPLES = 1000
 
@@ -88,32 +90,32 @@ def run(args: argparse.Namespace) -> None:
     runs = [found for name in given for found in _runs(name, args.runs, args.recipe)]
     rows = group_rows(runs)
     if len(rows) < 2:
-        raise RunError(f"{', '.join(given)}: this is one run; name at least two to compare")
+        raise UserError(f"{', '.join(given)}: this is one run; name at least two to compare")
     measured = measure(rows, args.annotations, args.resamples, args.seed)
     comparisons = compare(measured, 0, range(1, len(rows)), args.confidence)
     emit(render([comparison_grid(measured, 0, comparisons, args.confidence)], args.format), args.out)
 
 
 def check_bootstrap_arguments(args: argparse.Namespace) -> None:
-    """Raises RunError for numbers that no bootstrap can have."""
+    """Raises UserError for numbers that no bootstrap can have."""
     if args.resamples < 1:
-        raise RunError(f"--resamples {args.resamples}: give at least 1 (1000 for a report)")
+        raise UserError(f"--resamples {args.resamples}: give at least 1 (1000 for a report)")
     if not 0 < args.confidence < 1:
-        raise RunError(f"--confidence {args.confidence}: give a number between 0 and 1, such as 0.95")
+        raise UserError(f"--confidence {args.confidence}: give a number between 0 and 1, such as 0.95")
     if args.seed < 0:
-        raise RunError(f"--seed {args.seed}: give a number of at least 0")
+        raise UserError(f"--seed {args.seed}: give a number of at least 0")
 
 
 def group_rows(runs: Sequence[Run]) -> list[Row]:
     """Runs of one configuration as one row; where all are of one, each run for itself.
 
     Raises:
-        RunError: a run is not finished.
+        UserError: a run is not finished.
     """
     unique = {run.run_id: run for run in runs}
     for run in unique.values():
         if not run.is_finished:
-            raise RunError(f"{run.path} is not finished ({run.status.get('state')}): finish it first")
+            raise UserError(f"{run.path} is not finished ({run.status.get('state')}): finish it first")
     summaries = {run_id: summarise(run) for run_id, run in unique.items()}
     identities = dict.fromkeys(summary.identity for summary in summaries.values())
     if len(identities) == 1:
@@ -131,12 +133,12 @@ def measure(rows: Sequence[Row], annotations: Path | None, num_resamples: int, s
     """Match every run once and resample the matches.
 
     Raises:
-        RunError: the runs are of different data, or their detections or annotations cannot be read.
+        UserError: the runs are of different data, or their detections or annotations cannot be read.
     """
     check_same_data([run for row in rows for run in row.runs])
     truth = load_ground_truth(rows[0].runs[0], annotations)
     if not len(truth.image_ids):
-        raise RunError(f"{rows[0].runs[0].path} was evaluated on no images")
+        raise UserError(f"{rows[0].runs[0].path} was evaluated on no images")
     precisions = [[_precision(run, truth) for run in row.runs] for row in rows]
     return Measured(
         tuple(row.name for row in rows),
@@ -203,16 +205,16 @@ def _runs(name: str, root: Path, recipe: str | None) -> list[Run]:
         found = find_runs(name)
         finished = [run for run in found if run.is_finished]
         if not found:
-            raise RunError(f"{name} holds no run")
+            raise UserError(f"{name} holds no run")
         if not finished:
-            raise RunError(f"{name} holds no finished run: finish one first")
+            raise UserError(f"{name} holds no finished run: finish one first")
         return finished
     if not root.is_dir():
-        raise RunError(f"{name} is no folder; as the name of an experiment it needs --runs, and {root} is no folder")
+        raise UserError(f"{name} is no folder; as the name of an experiment it needs --runs, and {root} is no folder")
     summaries = load_summaries([root])
     row = our_rows(summaries, choose_recipe(summaries, recipe)).get(name)
     if row is None or not row.used:
-        raise RunError(f"{name} is neither a folder nor an experiment with a finished run under {root}")
+        raise UserError(f"{name} is neither a folder nor an experiment with a finished run under {root}")
     return [summary.directory for summary in row.used]
 
 

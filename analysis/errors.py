@@ -23,7 +23,9 @@ from analysis.duplicates import IOU, Duplicates, removed_percent
 from analysis.formats import DASH, Cell, Grid, grid, render
 from analysis.matches import match
 from analysis.output import add_output_arguments, emit
-from analysis.runs import Run, RunError, read_run
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.reader import Run
 
 MIN_SCORE = 0.3
 
@@ -42,15 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if len(args.runs) > 2:
-        raise RunError(f"{len(args.runs)} runs are given: give one, or two to compare")
+        raise UserError(f"{len(args.runs)} runs are given: give one, or two to compare")
     if len({path.resolve() for path in args.runs}) < len(args.runs):
-        raise RunError(f"{args.runs[0]} is given twice: give it once, or another run to compare it with")
+        raise UserError(f"{args.runs[0]} is given twice: give it once, or another run to compare it with")
     if not 0 <= args.score <= 1:
-        raise RunError(f"--score {args.score:g}: scores lie between 0 and 1, give such a number, as {MIN_SCORE}")
-    runs = [read_run(path) for path in args.runs]
+        raise UserError(f"--score {args.score:g}: scores lie between 0 and 1, give such a number, as {MIN_SCORE}")
+    runs = [Run(path) for path in args.runs]
     for item in runs:
         if not item.is_finished:
-            raise RunError(f"{item.path} is not finished ({item.status.get('state')}): finish it first")
+            raise UserError(f"{item.path} is not finished ({item.status.get('state')}): finish it first")
     emit(render(error_grids(runs, args.annotations, args.score), args.format), args.out)
 
 
@@ -58,7 +60,7 @@ def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float 
     """The tables of one run, or of two with their differences.
 
     Raises:
-        RunError: the runs are of different data, or their detections or annotations cannot be read.
+        UserError: the runs are of different data, or their detections or annotations cannot be read.
     """
     check_same_data(runs)
     truth = load_ground_truth(runs[0], annotations)
@@ -76,7 +78,7 @@ def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float 
     )
     for title, label, unit, function in sections:
         grids.append(_parts_grid(title, label, unit, names, [function(truth, precision) for precision in precisions]))
-    missing = [item for item in runs if not (item.path / "stage_detections.npz").is_file()]
+    missing = [item for item in runs if not (item.path / layout.STAGE_DETECTIONS).is_file()]
     if missing:
         reason = f"No table by stage: {missing[0].run_id} has no stage_detections.npz (a run of an older version)."
         grids[-1] = replace(grids[-1], remarks=(reason,))

@@ -15,11 +15,14 @@ import numpy as np
 
 from analysis.output import write_figure
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.run_summary import RunSummary, Source, choose_recipe
-from analysis.runs import Run, RunError
+from analysis.summaries import choose_recipe
 from analysis.table_rows import our_rows
 from analysis.tables import add_source_arguments, summaries_of
 from analysis.view_files import read_view, view_ids
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import metric_keys
+from sparse_rcnn.rundir.reader import Run, RunSource
+from sparse_rcnn.rundir.summary import RunSummary
 
 BASELINE = "baseline"
 DEFAULT_EXPERIMENTS = tuple(name for name in EXPERIMENTS["table1"] if name is not None)
@@ -89,7 +92,7 @@ def write_figure4(
             try:
                 view = read_view(run, view_id)
                 figure = stages_figure(view, score_threshold, with_truth=False)
-            except (RunError, OSError) as error:  # damaged, or without its picture: the next one will do
+            except (UserError, OSError) as error:  # damaged, or without its picture: the next one will do
                 problems.append(str(error))
                 continue
             paths = [out / f"figure4.{suffix}" for suffix in ("png", "pdf")]
@@ -106,7 +109,7 @@ def write_figure1(
     """Draw the convergence curves of the finished runs of rows; the published points too where the data are COCO.
 
     Raises:
-        RunError: a row that is asked for has no finished run, or none has; a file cannot be written.
+        UserError: a row that is asked for has no finished run, or none has; a file cannot be written.
     """
     chosen = curves(summaries, recipe, experiments)
     names = {curve.name for curve in chosen}
@@ -124,12 +127,12 @@ def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[s
     names = list(dict.fromkeys(experiments or DEFAULT_EXPERIMENTS))
     missing = [name for name in names if name not in rows or not rows[name].used]
     if experiments and missing:
-        raise RunError(
+        raise UserError(
             f"{missing[0]} has no finished run of recipe {recipe}: leave it out of --experiments or train it"
         )
     found = [curve(name, rows[name].used) for name in names if name not in missing]
     if not any(item.epochs for item in found):
-        raise RunError(
+        raise UserError(
             f"none of {', '.join(names)} has a finished run of recipe {recipe} with evaluations: "
             "name other rows with --experiments"
         )
@@ -141,7 +144,7 @@ def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
     aps: dict[float, list[float]] = defaultdict(list)
     for summary in runs:
         for evaluation in _evaluations(summary.source):
-            ap = evaluation["metrics"].get("val/bbox/AP")
+            ap = evaluation["metrics"].get(metric_keys.AP)
             if ap is not None and ap >= 0:
                 aps[float(evaluation["epoch"])].append(100 * ap)
     epochs = tuple(sorted(aps))
@@ -150,7 +153,7 @@ def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
     return Curve(name, epochs, mean, low, high, len(runs))
 
 
-def _evaluations(source: Source) -> list[dict[str, Any]]:
+def _evaluations(source: RunSource) -> list[dict[str, Any]]:
     if not isinstance(source, Run):  # W&B has no files that may be torn
         return source.evaluations
     found, problems = source.readable_evaluations()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from analysis.formats import FORMATS
-from analysis.runs import RunError
+from sparse_rcnn.atomic import write_bytes_atomic
 
 # Without the time of writing: the same view gives the same file.
 UNDATED: dict[str, dict[str, None]] = {
@@ -31,44 +29,20 @@ def emit(text: str, out: Path | None) -> None:
     """Print, or write a UTF-8 file that is never seen half-written.
 
     Raises:
-        RunError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     if out is None:
         sys.stdout.write(text)
     else:
-        write_file(out, text.encode(errors="replace"))  # JSON can hold half a character
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole, with the folders above it.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with open(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+        write_bytes_atomic(out, text.encode(errors="replace"))  # JSON can hold half a character
 
 
 def write_figure(path: Path, figure: Any, dpi: float | str = "figure") -> None:
     """Write a matplotlib figure whole, in the format that its name ends in (one of ``UNDATED``).
 
     Raises:
-        RunError: it cannot be written.
+        UserError: it cannot be written.
     """
     suffix, content = path.suffix.lower(), io.BytesIO()
     figure.savefig(content, format=suffix[1:], dpi=dpi, metadata=UNDATED[suffix])
-    write_file(path, content.getvalue())
+    write_bytes_atomic(path, content.getvalue())

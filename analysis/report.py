@@ -23,12 +23,14 @@ from analysis.compare import (
 from analysis.errors import error_grids
 from analysis.figures import curves, write_figure1, write_figure4
 from analysis.formats import DASH, Grid, grid, render
-from analysis.output import write_file
 from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
-from analysis.run_summary import RunSummary, choose_recipe, load_summaries
-from analysis.runs import RunError
+from analysis.summaries import choose_recipe, load_summaries
 from analysis.table_rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
 from analysis.tables import add_run_arguments, build_table
+from sparse_rcnn.atomic import write_bytes_atomic
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.summary import RunSummary
 
 COMMENTS = "comments.md"
 PAGE = "README.md"
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
     page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, errors)
     if recipe != PAPER_RECIPE:
         page += f"\n{_paper_scale(our_rows(summaries, PAPER_RECIPE))}\n"
-    write_file(args.out / PAGE, page.encode())
+    write_bytes_atomic(args.out / PAGE, page.encode())
     print(args.out / PAGE)
 
 
@@ -94,20 +96,20 @@ def read_comments(path: Path) -> Comments:
     changed.
 
     Raises:
-        RunError: the file cannot be read, or has a section twice or one that the page lacks.
+        UserError: the file cannot be read, or has a section twice or one that the page lacks.
     """
     if not path.exists():
         return Comments({}, None)
     try:
         head, *parts = re.split(r"^## +(.+?) *$", path.read_text(), flags=re.MULTILINE)
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
     names = parts[::2]
     for name in names:
         if name not in SECTIONS:
-            raise RunError(f"{path} has a section '{name}'; the page has {', '.join(SECTIONS)}")
+            raise UserError(f"{path} has a section '{name}'; the page has {', '.join(SECTIONS)}")
         if names.count(name) > 1:
-            raise RunError(f"{path} has the section '{name}' twice: join them")
+            raise UserError(f"{path} has the section '{name}' twice: join them")
     sections = {name: text.strip() for name, text in zip(names, parts[1::2], strict=True)}
     written_for = _WRITTEN_FOR.search(head)
     return Comments(sections, written_for[1] if written_for else None)
@@ -115,7 +117,7 @@ def read_comments(path: Path) -> Comments:
 
 def fingerprint(rows: Mapping[str, OurRow]) -> str:
     """Twelve hex digits of which runs are used and of the AP of each."""
-    used = {run.run_id: run.values.get("val/bbox/AP") for row in rows.values() for run in row.used}
+    used = {run.run_id: run.values.get(metric_keys.AP) for row in rows.values() for run in row.used}
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -126,7 +128,7 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     left_out = [f"{name} (trained or evaluated on other data)" for name in done if name not in same]
     wanted = []
     for name in same:
-        if all((run.directory.path / "detections.json").is_file() for run in rows[name].used):
+        if all((run.directory.path / layout.DETECTIONS).is_file() for run in rows[name].used):
             wanted.append(name)
         else:
             left_out.append(f"{name} (a run has no detections.json)")
@@ -143,7 +145,7 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     ]
     try:
         return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
-    except RunError as error:
+    except UserError as error:
         return MeasuredRows(None, index, str(error), tuple(left_out))
 
 
@@ -264,7 +266,7 @@ def _paper_scale(rows: Mapping[str, OurRow]) -> str:
 def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
     try:
         write_figure1(summaries, recipe, out)
-    except RunError as error:
+    except UserError as error:
         return f"No figure: {error}."
     text = "![AP over epochs](figure1.png)\n\nAlso as [PDF](figure1.pdf)."
     if all(len(curve.epochs) == 1 for curve in curves(summaries, recipe)):
@@ -288,6 +290,6 @@ def _errors(rows: Mapping[str, OurRow], annotations: Path | None) -> str:
         return "The row `baseline` has no finished run."
     try:
         grids = error_grids([used[0].directory], annotations)
-    except RunError as error:
+    except UserError as error:
         return f"No breakdown: {error}."
     return f"Of {used[0].run_id}.\n\n" + render(grids, "markdown").strip()

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.output import UNDATED, write_figure
-from analysis.runs import Run, RunError, read_run
 from analysis.view_files import read_view, view_ids
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.reader import Run
 
 FORMATS = tuple(UNDATED)
 BOXES = "proposals.boxes_cxcywh_norm"  # of a weights file
@@ -33,17 +35,17 @@ def run(args: argparse.Namespace) -> int:
     """Draw what was asked for and say where it lies.
 
     Raises:
-        RunError: the run, the view, the checkpoint or the format is wrong.
+        UserError: the run, the view, the checkpoint or the format is wrong.
     """
     if args.step is not None and not args.proposals:
-        raise RunError("--step chooses a checkpoint for --proposals; views exist of the newest evaluation alone")
+        raise UserError("--step chooses a checkpoint for --proposals; views exist of the newest evaluation alone")
     if not 0 <= args.score_threshold <= 1:
-        raise RunError(f"--score-threshold must be within 0 and 1, got {args.score_threshold:g}")
+        raise UserError(f"--score-threshold must be within 0 and 1, got {args.score_threshold:g}")
     if args.look is not None and args.look < 1:
-        raise RunError(f"--look must be at least 1, got {args.look}")
+        raise UserError(f"--look must be at least 1, got {args.look}")
     if args.out is not None and args.out.suffix.lower() not in FORMATS:
-        raise RunError(f"--out {args.out}: the name must end in one of {', '.join(FORMATS)}")
-    found = read_run(args.run)
+        raise UserError(f"--out {args.out}: the name must end in one of {', '.join(FORMATS)}")
+    found = Run(args.run)
     if args.proposals:
         figure, name = _proposals(found, args.step), "proposals"
     else:
@@ -69,27 +71,27 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
     """The learned boxes (P, 4), cxcywh in 0..1, of a checkpoint; of the final weights for None.
 
     Raises:
-        RunError: there are no such weights; names the checkpoints that there are.
+        UserError: there are no such weights; names the checkpoints that there are.
     """
     from safetensors import SafetensorError, safe_open
 
-    folder = run.path if step is None else run.path / "checkpoints" / f"step_{step:08d}"
-    path = folder / "model.safetensors"
+    folder = run.path if step is None else run.path / layout.CHECKPOINTS / f"step_{step:08d}"
+    path = folder / layout.WEIGHTS
     if not path.is_file():
         steps = sorted(int(p.parent.name[5:]) for p in run.path.glob("checkpoints/step_*/model.safetensors"))
         known = f"--step takes {', '.join(map(str, steps))}" if steps else "it has no checkpoint either"
-        raise RunError(f"{path} does not exist; {known}")
+        raise UserError(f"{path} does not exist; {known}")
     try:
         with safe_open(path, framework="numpy") as file:
             return np.asarray(file.get_tensor(BOXES), dtype=np.float64)
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} holds no learned boxes: {error}") from error
+        raise UserError(f"{path} holds no learned boxes: {error}") from error
 
 
 def _image_id(run: Run) -> int:
     ids = view_ids(run)
     if not ids:
-        raise RunError(
+        raise UserError(
             f"{run.path} has no views: its evaluations write them (eval.num_pictures above 0); for any image: "
             f"python -m experiments.predict {run.path} IMAGE --stages --out FOLDER"
         )
@@ -105,7 +107,7 @@ def _view(run: Run, image_id: int, args: argparse.Namespace) -> Any:
             return response_figure(view, args.look)
         return stages_figure(view, args.score_threshold, args.ground_truth)
     except (ValueError, OSError) as error:  # the picture's file is missing or damaged
-        raise RunError(f"{run.path}, image {image_id}: {error}") from error
+        raise UserError(f"{run.path}, image {image_id}: {error}") from error
 
 
 def _proposals(run: Run, step: int | None) -> Any:

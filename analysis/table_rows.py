@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from analysis.run_summary import RunSummary
+from sparse_rcnn.rundir import metric_keys
+from sparse_rcnn.rundir.summary import RunSummary
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class Column:
 
 _AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 COLUMNS = (
-    *(Column(name, f"val/bbox/{name}", 100.0, 1, name, 1) for name in _AP),
-    Column("FPS", "model/speed/fps", 1.0, 1, "FPS"),
-    Column("training h", "train/time/seconds", 1 / 3600, 2, "training_hours"),
-    Column("params M", "model/size/num_parameters", 1e-6, 2, None),
-    Column("GFLOPs", "model/cost/forward_gflops", 1.0, 2, None, plus="model/cost/roi_pooling_gflops"),
+    *(Column(name, metric_keys.bbox(name), 100.0, 1, name, 1) for name in _AP),
+    Column("FPS", metric_keys.FPS, 1.0, 1, "FPS"),
+    Column("training h", metric_keys.TRAIN_SECONDS, 1 / 3600, 2, "training_hours"),
+    Column("params M", metric_keys.NUM_PARAMETERS, 1e-6, 2, None),
+    Column("GFLOPs", metric_keys.FORWARD_GFLOPS, 1.0, 2, None, plus=metric_keys.ROI_POOLING_GFLOPS),
 )
 
 MAX_DEVIATIONS = 4  # of a run, named in a flag
@@ -151,7 +152,7 @@ def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow
         if run.dirty:
             flags.append(f"{run.run_id} ran code with uncommitted changes")
         flags += [f"{run.run_id} was resumed with other {what}" for what in run.resumed_otherwise]
-        if "val/bbox/AP" not in run.values:
+        if metric_keys.AP not in run.values:
             flags.append(f"{run.run_id} has no AP in its results")
     return OurRow(experiment, tuple(used), tuple(flags), command(experiment, recipe))
 

@@ -11,8 +11,9 @@ from typing import Any
 from analysis.formats import DASH, Cell, Footnotes, Grid, render
 from analysis.output import add_output_arguments, emit
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.run_summary import RunSummary, choose_recipe, load_summaries
+from analysis.summaries import choose_recipe, load_summaries
 from analysis.table_rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
+from sparse_rcnn.rundir.summary import RunSummary
 
 TABLES = tuple(EXPERIMENTS)
 _METRICS = {column.published for column in COLUMNS if column.published}

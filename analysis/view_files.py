@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.runs import Run, RunError
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.reader import Run
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,19 +44,19 @@ class View:
 
 def view_ids(run: Run) -> list[int]:
     """The ids of the images that a run has views of, sorted."""
-    return sorted(int(path.stem) for path in (run.path / "views").glob("*.json") if path.stem.isdecimal())
+    return sorted(int(path.stem) for path in (run.path / layout.VIEWS).glob("*.json") if path.stem.isdecimal())
 
 
 def read_view(run: Run, image_id: int) -> View:
     """The view of an image.
 
     Raises:
-        RunError: the run has no view of this image, or a damaged one; names the ids that it has.
+        UserError: the run has no view of this image, or a damaged one; names the ids that it has.
     """
-    path = run.path / "views" / f"{image_id}.json"
+    path = run.path / layout.VIEWS / f"{image_id}.json"
     if not path.is_file():
         known = ", ".join(map(str, view_ids(run))) or "none"
-        raise RunError(
+        raise UserError(
             f"{run.path} has no view of image {image_id} (it has: {known}); for any other image: "
             f"python -m experiments.predict {run.path} IMAGE --stages --out FOLDER"
         )
@@ -77,9 +79,9 @@ def read_view(run: Run, image_id: int) -> View:
             truth_labels=np.array(content["ground_truth"]["labels"], dtype=np.int64),
         )
     except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is no view of this program: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path} is no view of this program: {type(error).__name__}: {error}") from error
 
 
 def _boxes(values: Any) -> FloatArray:

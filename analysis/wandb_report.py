@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from analysis.runs import RunError
 from analysis.wandb_runs import EPOCH, STEP, split_project, wandb_refuses
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import metric_keys
 
 DEFAULT_FACTORS = (
     "num_stages",
@@ -33,19 +34,19 @@ def run(args: argparse.Namespace) -> int:
     """Build the report, save it and print where it is.
 
     Raises:
-        RunError: the project is not ENTITY/PROJECT, wandb-workspaces is missing, or the server cannot be reached.
+        UserError: the project is not ENTITY/PROJECT, wandb-workspaces is missing, or the server cannot be reached.
     """
     entity, project = split_project(args.project, "--project")
     if args.num_stages < 1:
-        raise RunError(f"--num-stages must be at least 1, got {args.num_stages}")
+        raise UserError(f"--num-stages must be at least 1, got {args.num_stages}")
     try:
         report = build_report(entity, project, args.group, args.num_stages, args.factors, args.title)
         report.save()
     except ImportError as error:
-        raise RunError(f"{error}: pip install wandb-workspaces") from error
+        raise UserError(f"{error}: pip install wandb-workspaces") from error
     except Exception as error:  # whatever the network, the server and the key do wrong
         refusal = wandb_refuses("W&B did not take the report", error)
-        raise RunError(f"{refusal}. Offline: python -m analysis dashboard") from error
+        raise UserError(f"{refusal}. Offline: python -m analysis dashboard") from error
     print(report.url)
     return 0
 
@@ -72,7 +73,7 @@ def build_report(
             name=name,
             filters="" if group is None else f"Group = {group!r}",
             groupby=groupby,
-            pinned_columns=["run:state", *(f"summary:val/bbox/{name}" for name in RESULTS)],
+            pinned_columns=["run:state", *(f"summary:{metric_keys.bbox(name)}" for name in RESULTS)],
             visible_columns=[
                 *map(config_column, factors),
                 "summary:train/time/seconds",
@@ -100,24 +101,24 @@ def build_report(
             wr.PanelGrid(
                 runsets=by_row,
                 panels=[
-                    curve("AP over epochs", ["val/bbox/AP"]),
-                    curve("AP over wall time", ["val/bbox/AP"], x="RelativeTime(Process)"),
-                    wr.BarPlot(title="final AP", metrics=["val/bbox/AP"]),
-                    curve("AP of each stage", [f"val/stage_{s}/AP" for s in stages]),
-                    wr.BarPlot(title="final AP of each stage", metrics=[f"val/stage_{s}/AP" for s in stages]),
-                    wr.ScatterPlot(title="AP against cost", x="model/cost/forward_gflops", y="val/bbox/AP"),
+                    curve("AP over epochs", [metric_keys.AP]),
+                    curve("AP over wall time", [metric_keys.AP], x="RelativeTime(Process)"),
+                    wr.BarPlot(title="final AP", metrics=[metric_keys.AP]),
+                    curve("AP of each stage", [metric_keys.stage(s, "AP") for s in stages]),
+                    wr.BarPlot(title="final AP of each stage", metrics=[metric_keys.stage(s, "AP") for s in stages]),
+                    wr.ScatterPlot(title="AP against cost", x=metric_keys.FORWARD_GFLOPS, y=metric_keys.AP),
                 ],
             ),
             wr.H2("Training"),
             wr.PanelGrid(
                 runsets=by_row,
                 panels=[
-                    curve("loss", ["train/loss/total"], log_y=True, smoothing_factor=0.8),
-                    curve("class loss of each stage", [f"train/stage_{s}/loss_class" for s in stages]),
-                    curve("GIoU loss of each stage", [f"train/stage_{s}/loss_giou" for s in stages]),
-                    curve("learning rate", ["train/optim/lr"], x=STEP),
-                    curve("gradient norm", ["train/optim/grad_norm"], x=STEP),
-                    curve("images per second", ["train/speed/images_per_second"], x=STEP),
+                    curve("loss", [metric_keys.LOSS_TOTAL], log_y=True, smoothing_factor=0.8),
+                    curve("class loss of each stage", [metric_keys.stage_loss(s, "loss_class") for s in stages]),
+                    curve("GIoU loss of each stage", [metric_keys.stage_loss(s, "loss_giou") for s in stages]),
+                    curve("learning rate", [metric_keys.LEARNING_RATE], x=STEP),
+                    curve("gradient norm", [metric_keys.GRAD_NORM], x=STEP),
+                    curve("images per second", [metric_keys.IMAGES_PER_SECOND], x=STEP),
                 ],
             ),
             wr.H2("Images, one layer of boxes a stage"),

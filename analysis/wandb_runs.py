@@ -7,21 +7,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from analysis.runs import NewerSchemaError, Run, RunError, check_meta
+from sparse_rcnn.errors import NewerSchemaError, RunError
+from sparse_rcnn.rundir import layout, metric_keys, remote_copy
+from sparse_rcnn.rundir.reader import check_meta
 
-DIRECTORY = "run_directory"  # begins the keys of a run's summary that hold what the run directory said last
-STEP, EPOCH, AP = "progress/step", "progress/epoch", "val/bbox/AP"
-
-
-def copy_of(run: Run) -> dict[str, Any]:
-    """What a run's summary on W&B holds of its directory, from which a `WandbRun` reads it."""
-    return {
-        f"{DIRECTORY}/meta": run.meta,
-        f"{DIRECTORY}/status": run.status,
-        f"{DIRECTORY}/results": run.results,
-        f"{DIRECTORY}/experiments": run.experiments,
-        f"{DIRECTORY}/deviations": run.deviations,
-    }
+STEP, EPOCH, AP = "progress/step", "progress/epoch", metric_keys.AP
 
 
 class WandbRun:
@@ -34,9 +24,9 @@ class WandbRun:
     def __init__(self, run: Any) -> None:
         self._run = run
         self._summary = run.summary_metrics
-        meta = self._summary.get(f"{DIRECTORY}/meta")
+        meta = self._summary.get(remote_copy.META)
         if not isinstance(meta, Mapping):
-            raise RunError(f"{run.id} on W&B: its summary has no {DIRECTORY}/meta")
+            raise RunError(f"{run.id} on W&B: its summary has no {remote_copy.META}")
         self.meta: dict[str, Any] = dict(meta)
         check_meta(self.meta, f"{run.id} on W&B")
 
@@ -51,12 +41,12 @@ class WandbRun:
     @property
     def experiments(self) -> list[str]:
         """The names of all rows that this run is."""
-        return sorted({self.meta["experiment"], *(self._summary.get(f"{DIRECTORY}/experiments") or [])})
+        return sorted({self.meta["experiment"], *(self._summary.get(remote_copy.EXPERIMENTS) or [])})
 
     @property
     def deviations(self) -> dict[str, list[str]]:
         """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
-        return dict(self._summary.get(f"{DIRECTORY}/deviations") or {})
+        return dict(self._summary.get(remote_copy.DEVIATIONS) or {})
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,12 +56,12 @@ class WandbRun:
     @property
     def status(self) -> dict[str, Any]:
         """status.json as it was when W&B was told last."""
-        return dict(self._summary.get(f"{DIRECTORY}/status") or {"state": "created"})
+        return dict(self._summary.get(remote_copy.STATUS) or {"state": layout.CREATED})
 
     @property
     def results(self) -> dict[str, Any] | None:
         """The final numbers under flat keys, or None while the run has none."""
-        results = self._summary.get(f"{DIRECTORY}/results")
+        results = self._summary.get(remote_copy.RESULTS)
         return None if results is None else dict(results)
 
     @cached_property

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from experiments.cli import run_cli
+from sparse_rcnn.rundir import layout
 
 
 def main() -> None:
@@ -123,7 +124,7 @@ def logging() -> dict[str, Callable[[], Any]]:
     steps = _TrainingSteps(config, train_set, num_steps=50)
     wandb_writer = WandbWriter(**{**options, "mode": "offline"}, run_path=folder, run_id="benchmark", config=config)
     wandb_writer.started()
-    jsonl = JsonlWriter(folder / "metrics.jsonl")
+    jsonl = JsonlWriter(folder / layout.METRICS)
     sides: dict[str, list[Writer]] = {
         "log=none": [jsonl],
         "log=none, again": [jsonl],

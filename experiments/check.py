@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from experiments import plugins, schema
 from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, hydra_version, run_cli
 from experiments.deviations import fill_missing
-from experiments.differences import compact
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.changes import Change, changes, shorten, texts, value_text
+from sparse_rcnn.rundir.identity import compared_config
 
 if TYPE_CHECKING:
     from experiments.cost import Cost
@@ -24,8 +25,6 @@ RECIPES = ("paper", "mini")
 SUSTAINED_TFLOPS = 6.1
 COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "GPU-hours")
 WIDTH = 140  # of the table where stdout is no terminal
-# What an identity hashes by content and not by key: here the keys themselves are compared.
-POINTED_TO = ("weights", "data.name", "data.generator")
 DESCRIPTION = f"""\
 Compose, validate and build (on the meta device) every row of conf/experiment/, and print what each changes from the
 baseline, which rows are equal, and what each costs:
@@ -52,7 +51,7 @@ class Row:
         name: of its file in conf/experiment.
         compared: the part of its configuration that is compared; empty where it failed.
         cost: None where it failed.
-        differences: full lines of `explain_difference` from the baseline.
+        changes: from the baseline, all of them.
         equals: an earlier row with the same configuration, or None.
         error: why it does not compose or build, in one line, or None.
     """
@@ -60,7 +59,7 @@ class Row:
     name: str
     compared: dict[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
-    differences: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     equals: str | None = None
     error: str | None = None
 
@@ -120,8 +119,6 @@ def check_rows(
     Raises:
         UserError, Hydra's errors: of the baseline, which is what the others are compared with.
     """
-    from experiments.identity import explain_difference
-
     names = sorted(path.stem for path in (conf_dir / "experiment").glob("*.yaml"))
     if BASELINE not in names:
         raise UserError(f"{conf_dir / 'experiment'}: there is no {BASELINE}.yaml to compare the rows with")
@@ -137,8 +134,8 @@ def check_rows(
             if row.error is None or name == BASELINE or os.environ.get(TRACEBACK_VARIABLE) == "1":
                 raise
         else:
-            row.differences = explain_difference((rows[0] if rows else row).compared, row.compared)
-            same = [r.name for r in rows if r.error is None and not explain_difference(r.compared, row.compared)]
+            row.changes = changes((rows[0] if rows else row).compared, row.compared)
+            same = [r.name for r in rows if r.error is None and not changes(r.compared, row.compared)]
             row.equals = same[0] if same else None
         rows.append(row)
     return rows
@@ -160,13 +157,6 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     fill_missing(cfg.data)
     return validate(cfg, INJECTED)
-
-
-def compared_config(config: dict[str, Any]) -> dict[str, Any]:
-    """What decides whether two rows are one run: the identity config, and which weights and data it points to."""
-    from experiments.identity import EXCLUDE, identity_config
-
-    return identity_config(config, [pattern for pattern in EXCLUDE if pattern not in POINTED_TO])
 
 
 def print_rows(rows: Sequence[Row], recipe: str, sustained_tflops: float, markdown: bool) -> None:
@@ -199,7 +189,7 @@ def _cells(row: Row, sustained_tflops: float) -> tuple[str, ...]:
     if row.cost is None:
         return row.name, f"ERROR {row.error}", "-", "-", "-", "-"
     equal = [f"= {row.equals}"] if row.equals is not None else []
-    return row.name, "\n".join([*equal, *compact(row.differences)]), *row.cost.cells(sustained_tflops)
+    return row.name, "\n".join([*equal, *texts(shorten(row.changes))]), *row.cost.cells(sustained_tflops)
 
 
 def rows_text(conf_dir: Path = CONF_DIR) -> str:
@@ -210,16 +200,14 @@ def rows_text(conf_dir: Path = CONF_DIR) -> str:
     Raises:
         UserError: a row does not compose.
     """
-    from experiments.identity import explain_difference
-
     lines = ["# Written by: python -m experiments.check --write-rows tests/golden/rows.txt"]
     for recipe in RECIPES:
         for row in check_rows(recipe, conf_dir=conf_dir, with_cost=False):
             if row.error is not None:
                 raise UserError(f"{row.name} (recipe={recipe}): {row.error}")
-            content = row.differences
+            content = texts(row.changes)
             if row.name == BASELINE:
-                content = [line.replace(": (absent) -> ", ": ", 1) for line in explain_difference({}, row.compared)]
+                content = [f"{change.key}: {value_text(change.new)}" for change in changes({}, row.compared)]
             lines += ["", f"[{recipe} {row.name}]", *(content or [f"= {BASELINE}"])]
     return "\n".join(lines) + "\n"
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
-import math
-from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -43,16 +40,6 @@ def validate(cfg: DictConfig, injected: Injected | None = None) -> dict[str, Any
     config = _plain(OmegaConf.to_container(cfg, resolve=True))
     check_targets(config, injected)
     return config
-
-
-def to_json(config: Mapping[str, Any]) -> str:
-    """The config as JSON text: sorted keys, two spaces of indent, floats that read back exactly.
-
-    Raises:
-        ConfigError: a value is NaN or infinite, which JSON cannot hold.
-    """
-    _check_finite(config, "")
-    return json.dumps(config, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def instantiate_options() -> dict[str, Any]:
@@ -118,17 +105,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.name
     return str(value) if isinstance(value, PurePath) else value
-
-
-def _check_finite(value: Any, path: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{path}: {value} is not a finite number")
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_finite(item, join(path, key))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _check_finite(item, f"{path}[{index}]")
 
 
 def _first_line(error: BaseException) -> str:

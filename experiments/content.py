@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.build import build
-from experiments.identity import file_fingerprint, run_identity
+from sparse_rcnn.rundir.identity import file_fingerprint, run_identity
 
 
 def content_keys(config: dict[str, Any]) -> dict[str, Any]:

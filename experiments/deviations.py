@@ -23,9 +23,9 @@ def deviations(config: dict[str, Any]) -> list[str] | None:
 
     from experiments.build import INJECTED
     from experiments.config import validate
-    from experiments.differences import compact
-    from experiments.identity import EXCLUDE, explain_difference, identity_config
     from sparse_rcnn.errors import UserError
+    from sparse_rcnn.rundir.changes import changes, shorten, texts
+    from sparse_rcnn.rundir.identity import CONTENT_KEYS, compared_config
 
     try:
         cfg = _compose([f"recipe={config['recipe_name']}", f"experiment={config['experiment_name']}"])
@@ -35,10 +35,9 @@ def deviations(config: dict[str, Any]) -> list[str] | None:
         return None
     # Which data and weights an identity tells by content. Here the data's name and its generator's settings say it,
     # but for data that are the user's own to name, and of weights whether there are any: the path is the user's.
-    compared = ["data.generator", "weights"] + ([] if is_users_data else ["data.name"])
-    excluded = [pattern for pattern in EXCLUDE if pattern not in compared]
-    first, second = (identity_config(_without_paths(item), excluded) for item in (plain, config))
-    return compact([line for line in explain_difference(first, second) if f'"{STAND_IN}" -> ' not in line])
+    keys = set(CONTENT_KEYS) - ({"data.name"} if is_users_data else set())
+    first, second = (compared_config(_without_paths(item), keys) for item in (plain, config))
+    return texts(shorten([change for change in changes(first, second) if change.old != STAND_IN]))
 
 
 def fill_missing(node: DictConfig) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli import run_cli
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
 
 if TYPE_CHECKING:
     from experiments.evaluation import Evaluation
@@ -76,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     _check(args)
     from experiments.devices import init_option_world
-    from experiments.rundir import RunDirectory
+    from sparse_rcnn.rundir.writer import RunDirectory
 
-    run = RunDirectory.load(args.path) if (args.path / "meta.json").is_file() else None
+    run = RunDirectory(args.path) if (args.path / layout.META).is_file() else None
     job = make_job(args, run.config if run is not None else None)
     from sparse_rcnn.detector import SparseRCNN
 
@@ -92,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
     """Detect, evaluate, print, write."""
     from experiments.evaluation import evaluate_stages, write_detections
-    from experiments.json_files import write_json_atomic
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
+    from sparse_rcnn.rundir.json_files import write_json_atomic
 
     card = model.card
     assert card is not None
@@ -131,7 +132,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
             "precision": job.precision,
             "images_per_second": round(speed, 3),
         }
-        write_detections(args.out / "detections.json", tables[-1])
+        write_detections(args.out / layout.DETECTIONS, tables[-1])
         write_json_atomic(args.out / "metrics.json", evaluation.to_json(job.split, **about))
         print(f"written: {args.out / 'metrics.json'}, {args.out / 'detections.json'}")
 
@@ -186,8 +187,8 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
 
 def prepare_own_data(run: Any, job: Job, world: World) -> None:
     """Make embedded data that is gone, and say when the file is not the one the run was validated on."""
-    from experiments.identity import file_fingerprint
     from experiments.training import ensure_data
+    from sparse_rcnn.rundir.identity import file_fingerprint
 
     if world.is_main:
         if not job.annotations.is_file():

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from experiments.cost import cost_of
-from experiments.rundir import RunDirectory
 from sparse_rcnn.atomic import replacing, write_bytes_atomic
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.detect import DetectionTable
 from sparse_rcnn.evaluation import COCO_MAX_DETS, CocoEvaluator, CocoMetrics
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.writer import RunDirectory
 from sparse_rcnn.speed import frames_per_second
 from sparse_rcnn.structures import Detections
 from sparse_rcnn.visualize import draw_detections, grid
@@ -135,25 +136,25 @@ def write_final_results(
     ``num_images_seen``: by the whole training, repetitions counted.
     """
     table = evaluation.tables[-1]
-    write_detections(directory.path / "detections.json", table)
-    write_stage_detections(directory.path / "stage_detections.npz", evaluation.tables)
+    write_detections(directory.path / layout.DETECTIONS, table)
+    write_stage_detections(directory.path / layout.STAGE_DETECTIONS, evaluation.tables)
     settings = config["eval"]
     if settings["num_pictures"]:
         picture = draw_first_images(dataset, table, settings["num_pictures"], settings["picture_score_threshold"])
-        with replacing(directory.path / "detections.png") as temporary:
+        with replacing(directory.path / layout.PICTURE) as temporary:
             picture.save(temporary, format="PNG")
     cost = cost_of(config)
     results = {
         **evaluation.flat(),
-        "train/time/seconds": round(train_seconds, 3),
-        "train/speed/images_per_second": num_images_seen / train_seconds,
-        "model/size/num_parameters": sum(p.numel() for p in model.parameters()),
-        "model/size/num_trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "model/cost/forward_gflops": cost.forward_flops / 1e9,
-        "model/cost/roi_pooling_gflops": cost.roi_pooling_flops / 1e9,
-        "model/speed/fps": frames_per_second(model, collate([dataset[0]]), config["train"]["precision"]),
+        metric_keys.TRAIN_SECONDS: round(train_seconds, 3),
+        metric_keys.IMAGES_PER_SECOND: num_images_seen / train_seconds,
+        metric_keys.NUM_PARAMETERS: sum(p.numel() for p in model.parameters()),
+        metric_keys.NUM_TRAINABLE_PARAMETERS: sum(p.numel() for p in model.parameters() if p.requires_grad),
+        metric_keys.FORWARD_GFLOPS: cost.forward_flops / 1e9,
+        metric_keys.ROI_POOLING_GFLOPS: cost.roi_pooling_flops / 1e9,
+        metric_keys.FPS: frames_per_second(model, collate([dataset[0]]), config["train"]["precision"]),
     }
-    directory.write_json("results.json", results)
+    directory.write_json(layout.RESULTS, results)
     return results
 
 

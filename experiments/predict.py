@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
     pictures = plan_outputs(args.inputs, args.out)
     from experiments.devices import init_option_world
-    from experiments.json_files import write_json_atomic
     from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.rundir.json_files import write_json_atomic
 
     model = SparseRCNN.from_pretrained(args.path)
     model.to(init_option_world(args.device).device)

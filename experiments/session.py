@@ -21,7 +21,6 @@ from experiments.build import (
     train_batches,
 )
 from experiments.evaluation import Evaluation, evaluate_stages, write_final_results
-from experiments.rundir import RunDirectory
 from experiments.views import view_images, write_views
 from experiments.writers import Dashboard, ProgressWriter, StatusWriter
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
@@ -34,6 +33,8 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
 from sparse_rcnn.interrupt import StopRequest
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.writer import RunDirectory
 from sparse_rcnn.runlog import JsonlWriter, Writer
 from sparse_rcnn.weights import save_detector
 
@@ -60,7 +61,7 @@ class Session:
             directory,
         )
         self.model, self.train_set, self.val_set = model, train_set, val_set
-        self.checkpoints = CheckpointFolder(path / "checkpoints")
+        self.checkpoints = CheckpointFolder(path / layout.CHECKPOINTS)
         state = self.checkpoints.load_latest(self.model, identity)
         memory_format = torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format
         self.model.to(world.device, memory_format=memory_format)
@@ -84,13 +85,13 @@ class Session:
                 CocoGroundTruth(config["data"]["val"]["annotations"], val_set.image_ids),
                 config["eval"]["backend"],
             )
-            self.writers = [JsonlWriter(path / "metrics.jsonl"), StatusWriter(directory, self.num_steps)]
+            self.writers = [JsonlWriter(path / layout.METRICS), StatusWriter(directory, self.num_steps)]
             self.dashboards = build_dashboards(config, path, directory.meta["run_id"])
             self.writers += self.dashboards
             if config["log"]["progress"]:
                 self.writers.append(ProgressWriter(self.num_steps, self.step))
             directory.set_status(
-                "running",
+                layout.RUNNING,
                 step=self.step,
                 num_steps=self.num_steps,
                 epoch=round(self.step / self.num_steps_per_epoch, 4),
@@ -188,7 +189,7 @@ class Session:
         evaluation = evaluate_stages(tables, self.evaluator, reference=final)
         epoch = step / self.num_steps_per_epoch
         views = view_images(self.evaluated_model, self.val_set, self.config["eval"]["num_pictures"])
-        write_views(self.path / "views", views, step)
+        write_views(self.path / layout.VIEWS, views, step)
         # The file comes last: it says that this evaluation need not be repeated.
         for writer in self.writers:
             writer.log("eval", step, epoch, evaluation.flat())
@@ -207,14 +208,14 @@ class Session:
         assert self.directory is not None
         assert self.model.card is not None
         num_images_seen = self.num_steps * self.config["train"]["batch_size"]
-        save_detector(self.evaluated_model, self.model.card, self.path / "model.safetensors")
+        save_detector(self.evaluated_model, self.model.card, self.path / layout.WEIGHTS)
         results = write_final_results(
             self.directory, evaluation, self.model, self.val_set, self.config, seconds, num_images_seen
         )
         for dashboard in self.dashboards:
             dashboard.finished(results)
         self.directory.set_status(
-            "finished", step=self.num_steps, epoch=round(self.num_steps / self.num_steps_per_epoch, 4)
+            layout.FINISHED, step=self.num_steps, epoch=round(self.num_steps / self.num_steps_per_epoch, 4)
         )
 
     def close(self) -> None:

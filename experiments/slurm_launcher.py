@@ -18,8 +18,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 from experiments.job_names import job_names
-from experiments.json_files import write_json_atomic
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.json_files import write_json_atomic
 
 POLL_SECONDS = 5.0
 GRACE_SECONDS = 90.0  # a network file system may show a result that late

@@ -9,7 +9,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console, Group
@@ -18,13 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.cli import run_cli
-from experiments.progress import UNREADABLE, RunStatus, Sweep, read_sweep
 from experiments.summary import percent
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.progress import DEAD, SILENT, UNREADABLE, Overview, RunProgress, read_overview
 
 STYLES = {
-    "finished": "green", "running": "bold", "failed": "red", "interrupted": "yellow", "dead": "red", "silent": "yellow",
-    "created": "dim", UNREADABLE: "yellow",
+    layout.FINISHED: "green", layout.RUNNING: "bold", layout.FAILED: "red", layout.INTERRUPTED: "yellow", DEAD: "red",
+    SILENT: "yellow", layout.CREATED: "dim", UNREADABLE: "yellow",
 }  # fmt: skip
 MAX_NOTES = 5
 PIPE_WIDTH = 1000  # no cell is cut in a file or pipe
@@ -50,9 +50,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
     if arguments.json:
-        print(json.dumps(_as_json(read_sweep(arguments.runs_root), states), indent=2))
+        print(json.dumps(_as_json(read_overview(arguments.runs_root), states), indent=2))
     elif arguments.watch is None:
-        console.print(render(read_sweep(arguments.runs_root), states, arguments.runs_root))
+        console.print(render(read_overview(arguments.runs_root), states, arguments.runs_root))
     else:
         _watch(arguments, states, console)
 
@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _watch(arguments: argparse.Namespace, states: set[str] | None, console: Console) -> None:
     def show() -> Group:
         rows = max(3, console.height - MAX_NOTES - 8) if console.is_terminal else None
-        return render(read_sweep(arguments.runs_root), states, arguments.runs_root, rows)
+        return render(read_overview(arguments.runs_root), states, arguments.runs_root, rows)
 
     # The first one outside: an absent folder is told before the screen is touched.
     with contextlib.suppress(KeyboardInterrupt), Live(show(), console=console, auto_refresh=False) as live:
@@ -80,7 +80,7 @@ def _parse_states(text: str | None) -> set[str] | None:
     return states
 
 
-def render(sweep: Sweep, states: set[str] | None, roots: Sequence[str], rows: int | None = None) -> Group:
+def render(overview: Overview, states: set[str] | None, roots: Sequence[str], rows: int | None = None) -> Group:
     """The table, the errors and the summary.
 
     Args:
@@ -88,23 +88,23 @@ def render(sweep: Sweep, states: set[str] | None, roots: Sequence[str], rows: in
         roots: named where there is no run under them.
         rows: the most that fit; finished runs are left out first.
     """
-    chosen = [run for run in sweep.runs if states is None or run.state in states]
-    first = sorted(chosen, key=lambda run: (run.state == "finished", run.state != "running"))[:rows]
+    chosen = [run for run in overview.runs if states is None or run.state in states]
+    first = sorted(chosen, key=lambda run: (run.state == layout.FINISHED, run.state != layout.RUNNING))[:rows]
     shown = [run for run in chosen if run in first]
     parts: list[Any] = [_table(shown)] if shown else []
-    errors = [f"{run.state}: {run.experiment} seed {run.seed}: {run.error}" for run in chosen if run.error]
+    errors = [f"{run.state}: {_name(run)} seed {run.summary.seed}: {run.error}" for run in chosen if run.error]
     parts += [Text(error, "red") for error in errors[: None if rows is None else MAX_NOTES]]
     if len(shown) < len(chosen):
         parts.append(Text(f"and {len(chosen) - len(shown)} more runs: see --state, or leave out --watch", "dim"))
-    for paths, what in ((sweep.foreign, "no runs"), (sweep.newer, "of a newer schema, update this program")):
+    for paths, what in ((overview.foreign, "no runs"), (overview.newer, "of a newer schema, update this program")):
         if paths:
             more = f" and {len(paths) - MAX_NOTES} more" if len(paths) > MAX_NOTES else ""
             parts.append(Text(f"{what}: {', '.join(paths[:MAX_NOTES])}{more}", "dim"))
-    parts.append(Text(summary(sweep.runs) if sweep.runs else f"no runs yet in {', '.join(map(str, roots))}"))
+    parts.append(Text(summary(overview.runs) if overview.runs else f"no runs yet in {', '.join(map(str, roots))}"))
     return Group(*parts)
 
 
-def summary(runs: Sequence[RunStatus]) -> str:
+def summary(runs: Sequence[RunProgress]) -> str:
     """How many runs are in which state, and when the last of the running ones is through its steps."""
     counts = Counter(run.state for run in runs)
     text = f"{len(runs)} run{'s' if len(runs) > 1 else ''}: "
@@ -112,11 +112,11 @@ def summary(runs: Sequence[RunStatus]) -> str:
     etas = [run.eta for run in runs if run.eta is not None]
     if etas:
         text += f"; the running ones end in {_duration(max(etas))}"
-    unknown = counts["running"] - len(etas)
+    unknown = counts[layout.RUNNING] - len(etas)
     return text + (f" ({unknown} without an ETA)" if etas and unknown else "")
 
 
-def _table(runs: Sequence[RunStatus]) -> Table:
+def _table(runs: Sequence[RunProgress]) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in ("experiment", "seed", "recipe", "state", "epoch", "step", "AP", "img/s", "ETA", "age", "on"):
         left = name in ("experiment", "recipe", "state", "on")
@@ -129,11 +129,21 @@ def _table(runs: Sequence[RunStatus]) -> Table:
         ap, epoch = _form(percent, run.ap), _form("{:.1f}".format, run.epoch)
         speed = _form("{:.1f}".format, run.images_per_second)
         eta, age = _form(_duration, run.eta), _form(_age, run.age)
-        cells = (run.experiment, run.seed, run.recipe, run.state, epoch, progress, ap, speed, eta, age, where)
+        cells = (_name(run), run.summary.seed, run.recipe, run.state, epoch, progress, ap, speed, eta, age, where)
         # As Text, because markup in it is meant literally.
         row = (Text("-" if cell is None else str(cell), no_wrap=True, overflow="ellipsis") for cell in cells)
         table.add_row(*row, style=STYLES.get(run.state, "yellow"))
     return table
+
+
+def _name(run: RunProgress) -> str:
+    return ", ".join(run.summary.experiments)
+
+
+def _fields(run: RunProgress) -> dict[str, Any]:
+    own = {name: value for name, value in vars(run).items() if name not in ("summary", "path")}
+    about = {"path": str(run.path), "run_id": run.summary.run_id, "experiment": _name(run), "seed": run.summary.seed}
+    return {**about, **own}
 
 
 def _form(form: Callable[[Any], str], value: Any) -> str | None:
@@ -151,10 +161,10 @@ def _age(seconds: float) -> str:
     return next((f"{seconds // size:.0f}{unit}" for size, unit in units if seconds >= size), "0s")
 
 
-def _as_json(sweep: Sweep, states: set[str] | None) -> dict[str, Any]:
-    runs = [asdict(run) for run in sweep.runs if states is None or run.state in states]
-    counts = Counter(run.state for run in sweep.runs)
-    return {"runs": runs, "counts": counts, "foreign": sweep.foreign, "newer": sweep.newer}
+def _as_json(overview: Overview, states: set[str] | None) -> dict[str, Any]:
+    runs = [_fields(run) for run in overview.runs if states is None or run.state in states]
+    counts = Counter(run.state for run in overview.runs)
+    return {"runs": runs, "counts": counts, "foreign": overview.foreign, "newer": overview.newer}
 
 
 if __name__ == "__main__":

@@ -8,14 +8,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from analysis.runs import read_run
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.reader import Run
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def print_summary(path: Path) -> None:
     """A short table of a finished run, its directory and its picture."""
-    run = read_run(path)
+    run = Run(path)
     results = run.results
     table = Table(title=f"{run.meta['experiment']} ({run.meta['recipe']}), seed {run.meta['seed']}")
     table.add_column("output")
@@ -23,12 +24,12 @@ def print_summary(path: Path) -> None:
         table.add_column(name, justify="right")
     num_stages = sum(key.startswith("val/stage_") and key.endswith("/AP") for key in results)
     for s in range(num_stages - 1):
-        table.add_row(f"stage {s}", *(percent(results[f"val/stage_{s}/{c}"]) for c in COLUMNS), "", style="dim")
-    elapsed = time.strftime("%H:%M:%S", time.gmtime(results["train/time/seconds"]))
-    table.add_row("detector", *(percent(results[f"val/bbox/{c}"]) for c in COLUMNS), elapsed)
+        table.add_row(f"stage {s}", *(percent(results[metric_keys.stage(s, c)]) for c in COLUMNS), "", style="dim")
+    elapsed = time.strftime("%H:%M:%S", time.gmtime(results[metric_keys.TRAIN_SECONDS]))
+    table.add_row("detector", *(percent(results[metric_keys.bbox(c)]) for c in COLUMNS), elapsed)
     Console(soft_wrap=True).print(table)
     print(f"run directory: {path}")
-    picture = path / "detections.png"
+    picture = path / layout.PICTURE
     if picture.exists():
         print(f"detections:    {picture}")
 

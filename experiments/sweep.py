@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.runs import read_run
 from experiments.names import add_names, tell_names
-from experiments.run_lock import is_held
-from experiments.rundir import RunDirectory, run_id
 from experiments.summary import percent
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.layout import run_id
+from sparse_rcnn.rundir.lock import is_held
+from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.writer import RunDirectory
 
 PIPE_WIDTH = 250  # no path is folded in a file
 
@@ -70,7 +72,7 @@ class Row:
     @property
     def is_finished(self) -> bool:
         path = self.path
-        return path is not None and RunDirectory.load(path).is_finished
+        return path is not None and RunDirectory(path).is_finished
 
 
 def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]) -> list[Row]:
@@ -132,9 +134,11 @@ def record(row: Row, error: BaseException | None, log: Path | None) -> None:
         return
     path = row.path
     status, damage = ({}, None) if path is None else _status(path)
-    failed = status.get("state") == "failed" and status.get("updated_at") != row.updated_before  # now, not last time
-    if path is not None and failed and (path / "error.log").exists():
-        row.log = path / "error.log"
+    failed = (
+        status.get("state") == layout.FAILED and status.get("updated_at") != row.updated_before
+    )  # now, not last time
+    if path is not None and failed and (path / layout.ERROR_LOG).exists():
+        row.log = path / layout.ERROR_LOG
     error = error or damage
     if path is not None and not failed and is_held(path):
         row.state = "busy"
@@ -148,7 +152,7 @@ def record(row: Row, error: BaseException | None, log: Path | None) -> None:
 
 def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
     try:
-        return RunDirectory.load(path).status, None
+        return RunDirectory(path).status, None
     except UserError as damage:
         return {}, damage
 
@@ -176,8 +180,8 @@ def print_rows(rows: Sequence[Row]) -> None:
         ap, ap50, last = "", "", ""
         if row.state in ("finished", "skipped"):
             assert row.path is not None
-            results = read_run(row.path).results or {}
-            ap, ap50 = (percent(results[f"val/bbox/{name}"]) for name in ("AP", "AP50"))
+            results = Run(row.path).results or {}
+            ap, ap50 = (percent(results[metric_keys.bbox(name)]) for name in ("AP", "AP50"))
             last = str(row.path)
         elif row.state == "failed":
             last = row.error + (f" (log: {row.log})" if row.log else "")

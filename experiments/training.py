@@ -28,7 +28,6 @@ from experiments.content import run_identity_of
 from experiments.deviations import deviations
 from experiments.names import add_names, tell_names
 from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
-from experiments.rundir import RunDirectory
 from experiments.session import Session
 from experiments.summary import print_summary
 from sparse_rcnn.atomic import write_bytes_atomic
@@ -39,6 +38,8 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rng import seed_everything
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.writer import RunDirectory
 
 
 def run(cfg: DictConfig) -> Path:
@@ -101,7 +102,7 @@ def _find_finished(config: dict[str, Any], identity: str, world: World) -> Path 
     with world.together():
         if world.is_main:
             found = RunDirectory.find(config["runs_root"], identity, config["seed"])
-            finished = found if found is not None and RunDirectory.load(found).is_finished else None
+            finished = found if found is not None and RunDirectory(found).is_finished else None
     return world.broadcast(finished)
 
 
@@ -138,7 +139,7 @@ def _train(config: dict[str, Any], identity: str, overrides: list[str], world: W
                     meta,
                 )
                 stack.enter_context(directory.lock(wait=is_requeued()))
-                if directory.status.get("state") not in (None, "created", "finished"):
+                if directory.status.get("state") not in (layout.CREATED, layout.FINISHED):
                     directory.record_resume(overrides, meta)
         path = Path(world.broadcast(str(directory.path) if directory else None))
         # Whoever held the lock until now may have finished it.
@@ -184,9 +185,9 @@ def _record_failure(directory: RunDirectory, error: BaseException, step: int | N
     progress = {} if step is None else {"step": step}
     with suppress(UserError):  # of a full disk the first error tells
         if not stopped:
-            write_bytes_atomic(directory.path / "error.log", "".join(traceback.format_exception(error)).encode())
+            write_bytes_atomic(directory.path / layout.ERROR_LOG, "".join(traceback.format_exception(error)).encode())
         directory.set_status(
-            "interrupted" if stopped else "failed",
+            layout.INTERRUPTED if stopped else layout.FAILED,
             error=None if stopped else f"{type(error).__name__}: {message}",
             **progress,
         )

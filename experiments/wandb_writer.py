@@ -15,19 +15,19 @@ from urllib.parse import urlparse
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from analysis.runs import RunError, read_run
-from analysis.wandb_runs import DIRECTORY, copy_of
 from experiments.background import Background
-from experiments.json_files import write_json_atomic
 from experiments.views import View
 from experiments.wandb_file import last_position
-from sparse_rcnn.errors import UserError
+from sparse_rcnn.errors import RunError, UserError
+from sparse_rcnn.rundir import layout, remote_copy
+from sparse_rcnn.rundir.json_files import write_json_atomic
+from sparse_rcnn.rundir.reader import Run
 
 MODES = ("auto", "online", "offline")
 MAX_TAG_LENGTH = 64  # W&B's own
 MAX_WAITING = 1000
 OWN_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # under which `wandb login` keeps its key, older and newer
-NAMES, NAMES_KEY = "told_names.json", f"{DIRECTORY}/experiments"
+NAMES, NAMES_KEY = "told_names.json", remote_copy.EXPERIMENTS
 
 Media = Callable[[], Mapping[str, Any]]  # made only for a row that is written
 
@@ -81,7 +81,7 @@ class WandbWriter:
     def started(self) -> None:
         """Open the run and write what W&B lacks of it."""
         try:
-            events = read_run(self._path).events()
+            events = Run(self._path).events()
         except RunError:  # damaged, or no run directory at all
             events = []
         self._begin(lambda: self._start(events))
@@ -105,7 +105,7 @@ class WandbWriter:
         One that W&B has not seen, or not to its end, is left alone: it would be a run there without a history.
         """
         known = self._known_names()
-        if known is None or known == read_run(self._path).experiments:
+        if known is None or known == Run(self._path).experiments:
             return
         print(f"telling W&B another name of {self._run_id}", file=sys.stderr)
         self.timeout = min(self.timeout, timeout)
@@ -121,7 +121,7 @@ class WandbWriter:
         if self._background.close(self.timeout):
             if self._run.settings.mode in ("online", "offline"):  # and not disabled
                 with suppress(UserError):  # then it is told again
-                    write_json_atomic(self._path / "wandb" / NAMES, {"experiments": self._told.get(NAMES_KEY)})
+                    write_json_atomic(self._path / layout.WANDB / NAMES, {"experiments": self._told.get(NAMES_KEY)})
             offline = self._run.settings.mode == "offline"
             where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
             if where:  # none with WANDB_MODE=disabled
@@ -142,7 +142,7 @@ class WandbWriter:
 
     def _tell_directory(self) -> None:
         try:
-            copy = copy_of(read_run(self._path))
+            copy = remote_copy.copy_of(Run(self._path))
         except (RunError, OSError):  # whoever reads the directory is told
             return
         if new := {key: value for key, value in copy.items() if key not in self._told or self._told[key] != value}:
@@ -151,7 +151,7 @@ class WandbWriter:
 
     def _known_names(self) -> list[str] | None:
         try:
-            return list(json.loads((self._path / "wandb" / NAMES).read_text())["experiments"])
+            return list(json.loads((self._path / layout.WANDB / NAMES).read_text())["experiments"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -176,7 +176,7 @@ class WandbWriter:
         )
         # Online the server knows what it has, offline the files of the sessions before.
         offline = self._run.settings.mode == "offline"
-        self._last = last_position(self._path / "wandb", self._run_id) if offline else self._run.starting_step - 1
+        self._last = last_position(self._path / layout.WANDB, self._run_id) if offline else self._run.starting_step - 1
         known = {position(event["event"], event["step"]): event for event in earlier}
         for where, event in sorted(known.items()):
             self._write(where, event["step"], event["epoch"], event["metrics"], dict)
@@ -185,7 +185,7 @@ class WandbWriter:
     def _reopen(self) -> None:
         # Offline the last session's configuration is what counts; name, group and tags that are not given stay. What
         # was trained offline stays offline: sent first, this session would be a run without a history.
-        sessions = sorted((self._path / "wandb").glob("*run-*"), key=lambda path: path.name.split("run-", 1)[1])
+        sessions = sorted((self._path / layout.WANDB).glob("*run-*"), key=lambda path: path.name.split("run-", 1)[1])
         if sessions and sessions[-1].name.startswith("offline-"):
             self.mode = "offline"
         self._open(config=self._config)

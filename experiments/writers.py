@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from experiments.rundir import RunDirectory
 from experiments.views import View
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.writer import RunDirectory
 from sparse_rcnn.runlog import Writer
 
 
@@ -50,7 +51,9 @@ class ProgressWriter:
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         if event == "eval":
-            self._say(f"step {step}: val AP {metrics['val/bbox/AP']:.3f}, AP50 {metrics['val/bbox/AP50']:.3f}")
+            self._say(
+                f"step {step}: val AP {metrics[metric_keys.AP]:.3f}, AP50 {metrics[metric_keys.bbox('AP50')]:.3f}"
+            )
         if event != "train":
             return
         shown = {
@@ -90,7 +93,7 @@ class StatusWriter:
         if event != "train" or time.monotonic() - self._last < self.EVERY_SECONDS:
             return
         self._last = time.monotonic()
-        self._directory.set_status("running", step=step, num_steps=self._num_steps, epoch=round(epoch, 4))
+        self._directory.set_status(layout.RUNNING, step=step, num_steps=self._num_steps, epoch=round(epoch, 4))
 
     def close(self) -> None:
         pass

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from sparse_rcnn.errors import UserError
 
@@ -44,11 +42,6 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
     """Write a file that is never seen half-written."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
-
-
-def write_json_atomic(path: Path, value: Any) -> None:
-    """Write JSON, indented, that is never seen half-written. NaN is refused: it is not JSON."""
-    write_bytes_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _umask() -> int:

@@ -19,6 +19,7 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import NonFiniteError
+from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep
 from sparse_rcnn.structures import Batch
@@ -243,22 +244,23 @@ class _StepLog:
         *values, num_images = self._world.sum_over_ranks([*values, self._num_images])
         values = [v / self._world.size for v in values]
         metrics = {
-            "train/loss/total": sum(values[:-1]),
+            metric_keys.LOSS_TOTAL: sum(values[:-1]),
             **{
-                f"train/loss/{part}": sum(values[i * num_stages : (i + 1) * num_stages]) for i, part in enumerate(PARTS)
+                metric_keys.loss(part): sum(values[i * num_stages : (i + 1) * num_stages])
+                for i, part in enumerate(PARTS)
             },
             **{
-                f"train/stage_{s}/{part}": values[i * num_stages + s]
+                metric_keys.stage_loss(s, part): values[i * num_stages + s]
                 for i, part in enumerate(PARTS)
                 for s in range(num_stages)
             },
-            "train/optim/lr": record.lr,
-            "train/optim/grad_norm": values[-1],
-            "train/speed/images_per_second": num_images / seconds,
-            "train/speed/data_fraction": self._data_seconds / seconds,
+            metric_keys.LEARNING_RATE: record.lr,
+            metric_keys.GRAD_NORM: values[-1],
+            metric_keys.IMAGES_PER_SECOND: num_images / seconds,
+            metric_keys.DATA_FRACTION: self._data_seconds / seconds,
         }
         if self._world.device.type == "cuda":
-            metrics["train/memory/max_allocated_gib"] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
+            metrics[metric_keys.MAX_ALLOCATED_GIB] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
         for writer in self._writers:
             writer.log("train", done, done / self._settings.num_steps_per_epoch, metrics)
         self.restart()

@@ -23,3 +23,11 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A weights file or checkpoint that cannot be loaded: names the file and the first tensors at fault."""
+
+
+class RunError(UserError):
+    """A folder that is not a run directory, or a file of one that cannot be read: names the folder or file."""
+
+
+class NewerSchemaError(RunError):
+    """A run directory that a newer version of this program has written."""

@@ -22,7 +22,7 @@ from analysis.agreement import (
     tau_b,
 )
 from analysis.paper.rows import published_rows, published_tables
-from analysis.run_summary import load_summaries
+from analysis.summaries import load_summaries
 from analysis.table_rows import OurRow, our_rows
 from tests.synthetic_runs import make_run, run_command
 

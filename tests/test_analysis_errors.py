@@ -24,7 +24,7 @@ from analysis.breakdown import (
 from analysis.duplicates import Duplicates, count_duplicates, count_duplicates_of_best, removed_percent
 from analysis.errors import error_grids
 from analysis.matches import match
-from analysis.runs import read_run
+from sparse_rcnn.rundir.reader import Run
 from tests.synthetic_runs import make_evaluated_run, make_run, mean_of, pycocotools_precision, random_coco, run_command
 
 IMAGES = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
@@ -318,7 +318,7 @@ def test_titles_tell_all_tables_apart(tmp_path: Path) -> None:
         for root, seed in (("runs", 0), ("runs", 1), ("copies", 0))
     )
     for pair, names in (((a, b), (a.name, b.name)), ((a, c), (str(a), str(c)))):
-        titles = [table.title for table in error_grids([read_run(path) for path in pair], tmp_path / "val.json")]
+        titles = [table.title for table in error_grids([Run(path) for path in pair], tmp_path / "val.json")]
         assert len(set(titles)) == len(titles)
         assert [title for title in titles if title.startswith("Duplicates by")] == [
             f"Duplicates by stage: {name}" for name in names

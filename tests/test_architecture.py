@@ -16,7 +16,7 @@ from tests.helpers import ROOT
 PACKAGES = ("sparse_rcnn", "experiments", "analysis")
 FORBIDDEN = {
     "sparse_rcnn": {
-        "hydra", "omegaconf", "wandb", "submitit", "tqdm", "rich", "filelock",
+        "hydra", "omegaconf", "wandb", "submitit", "tqdm", "rich",
         "experiments", "analysis", "tests",
     },
     "experiments": {"tests"},
@@ -25,6 +25,7 @@ FORBIDDEN = {
 ALLOWED_IN_LIBRARY = {
     "torch", "torchvision", "numpy", "scipy", "PIL", "pycocotools", "hotcoco", "safetensors", "sparse_rcnn",
 }  # fmt: skip
+ALLOWED_IN_RUNDIR = {"filelock", "sparse_rcnn"}
 # From the bottom up (the library's own layers): nobody imports from a later line.
 LAYERS = [
     ["errors", "structures", "boxes", "atomic"],
@@ -72,8 +73,16 @@ def test_nobody_imports_upward(package: str) -> None:
 
 def test_the_library_needs_its_few_dependencies_alone() -> None:
     allowed = ALLOWED_IN_LIBRARY | set(sys.stdlib_module_names)
-    used = {name.split(".")[0] for file in sources("sparse_rcnn") for name, _ in imports(file)}
-    assert used <= allowed
+    library = [file for file in sources("sparse_rcnn") if file.parent.name != "rundir"]
+    assert {name.split(".")[0] for file in library for name, _ in imports(file)} <= allowed
+
+
+def test_the_run_directory_needs_filelock_alone() -> None:
+    allowed = ALLOWED_IN_RUNDIR | set(sys.stdlib_module_names)
+    used = [name for file in sources("sparse_rcnn/rundir") for name, _ in imports(file)]
+    assert {name.split(".")[0] for name in used} <= allowed
+    own = {".".join(name.split(".")[:2]) for name in used if name.startswith("sparse_rcnn.")}
+    assert own <= {"sparse_rcnn.rundir", "sparse_rcnn.errors", "sparse_rcnn.atomic"}
 
 
 def test_layers_of_the_library() -> None:
@@ -148,8 +157,9 @@ def test_importing_every_module_of_the_library_pulls_in_no_suite() -> None:
     assert loaded - {"tqdm", "filelock"} == {"torch", "torchvision"}
 
 
-def test_reading_runs_needs_no_torch() -> None:
-    assert loaded_by("import analysis.runs", HEAVY) == {"analysis"}
+def test_reading_and_writing_runs_needs_no_torch() -> None:
+    modules = [".".join(f.relative_to(ROOT).with_suffix("").parts) for f in sources("sparse_rcnn/rundir")]
+    assert loaded_by(f"import {', '.join(modules)}", (*HEAVY, "numpy")) == set()
 
 
 def test_help_is_readable_and_fast() -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from experiments.check import SUSTAINED_TFLOPS, check_rows, compose_row, main, rows_text
 from experiments.cost import Cost, cost_of, forward_flops
-from experiments.differences import compact
 from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
+from sparse_rcnn.rundir.changes import ABSENT, Change, shorten, texts
 from tests.helpers import ROOT, shared
 
 GOLDEN = ROOT / "tests" / "golden" / "rows.txt"
@@ -107,19 +108,19 @@ def test_the_papers_baseline_costs_what_is_known_of_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("differences", "shown"),
+    ("full", "shown"),
     [
-        (["model.num_stages: 6 -> 1", "num_stages: 6 -> 1"], ["num_stages: 6 -> 1"]),
-        (["model.num_stages: 6 -> 2", "num_stages: 6 -> 1"], ["model.num_stages: 6 -> 2", "num_stages: 6 -> 1"]),
+        ([("model.num_stages", 6, 1), ("num_stages", 6, 1)], ["num_stages: 6 -> 1"]),
+        ([("model.num_stages", 6, 2), ("num_stages", 6, 1)], ["model.num_stages: 6 -> 2", "num_stages: 6 -> 1"]),
         (
-            ['a.head._target_: "x.Old" -> "New"', "a.head.j: 1 -> (absent)", "a.head.k: (absent) -> 2", "a.b: 1 -> 2"],
+            [("a.head._target_", "x.Old", "New"), ("a.head.j", 1, ABSENT), ("a.head.k", ABSENT, 2), ("a.b", 1, 2)],
             ["head: Old -> New(k=2)", "a.b: 1 -> 2"],
         ),
-        (["crop: null -> (absent)", 'crop._target_: (absent) -> "x.Crop"'], ["crop: none -> Crop"]),
+        ([("crop", None, ABSENT), ("crop._target_", ABSENT, "x.Crop")], ["crop: none -> Crop"]),
     ],
-)  # fmt: skip
-def test_what_follows_from_another_change_is_shown_once(differences: list[str], shown: list[str]) -> None:
-    assert compact(differences) == shown
+)
+def test_what_follows_from_another_change_is_shown_once(full: list[tuple[str, Any, Any]], shown: list[str]) -> None:
+    assert texts(shorten([Change(*change) for change in full])) == shown
 
 
 @pytest.fixture
@@ -182,8 +183,8 @@ def test_a_row_that_changes_weights_or_data_is_another_run(conf: Path) -> None:
     add_row(conf, "weights", "weights: {backbone: IMAGENET1K_V1}")
     add_row(conf, "data", "data: {generator: {num_classes: 3}}")
     rows = {row.name: row for row in check_rows("mini", conf_dir=conf, with_cost=False)}
-    assert rows["weights"].differences == ['weights.backbone: null -> "IMAGENET1K_V1"']
-    assert rows["data"].differences == ["data.generator.num_classes: 4 -> 3"]
+    assert texts(rows["weights"].changes) == ['weights.backbone: null -> "IMAGENET1K_V1"']
+    assert texts(rows["data"].changes) == ["data.generator.num_classes: 4 -> 3"]
     assert (rows["weights"].equals, rows["data"].equals, rows["stages_3"].equals) == (None, None, "baseline")
 
 

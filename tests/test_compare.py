@@ -10,7 +10,8 @@ import pytest
 
 from analysis.boxes_data import load_detections, load_ground_truth
 from analysis.compare import compare, group_rows, measure
-from analysis.runs import RunError, read_run
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.reader import Run
 from tests.synthetic_runs import edit_meta, make_evaluated_run, make_run, random_coco, run_command
 
 Suite = dict[str, Path]
@@ -34,24 +35,24 @@ def suite(tmp_path: Path) -> Suite:
 
 
 def ap(path: Path) -> float:
-    results = read_run(path).results
+    results = Run(path).results
     assert results is not None
     return 100 * results["val/bbox/AP"]
 
 
 def test_seeds_of_a_configuration_are_one_row(suite: Suite) -> None:
-    rows = group_rows([read_run(suite[name]) for name in ("good1", "bad0", "good0", "bad1")])
+    rows = group_rows([Run(suite[name]) for name in ("good1", "bad0", "good0", "bad1")])
     assert [(row.name, [run.path for run in row.runs]) for row in rows] == [
         ("good", [suite["good0"], suite["good1"]]),
         ("bad", [suite["bad0"], suite["bad1"]]),
     ]
-    alone = group_rows([read_run(suite["good0"]), read_run(suite["good1"])])
+    alone = group_rows([Run(suite["good0"]), Run(suite["good1"])])
     assert [row.name for row in alone] == [suite["good0"].name, suite["good1"].name]
-    assert len(group_rows([read_run(suite["good0"])] * 2)) == 1
+    assert len(group_rows([Run(suite["good0"])] * 2)) == 1
 
 
 def test_what_is_measured_is_what_the_run_says(suite: Suite) -> None:
-    rows = group_rows([read_run(suite[name]) for name in ("good0", "bad0", "bad1", "same")])
+    rows = group_rows([Run(suite[name]) for name in ("good0", "bad0", "bad1", "same")])
     measured = measure(rows, None, 50, 0)
     expected = [ap(suite["good0"]), (ap(suite["bad0"]) + ap(suite["bad1"])) / 2, ap(suite["same"])]
     assert 100 * measured.estimates[:, 0] == pytest.approx(expected, abs=1e-10)
@@ -64,7 +65,7 @@ def test_what_is_measured_is_what_the_run_says(suite: Suite) -> None:
     assert (same.metrics[0].estimate, same.metrics[0].low, same.metrics[0].high) == (0, 0, 0)
     assert same.metrics[0].p_value == same.adjusted == 1
     assert bad.seeds is None, "one seed of the other"
-    both = measure(group_rows([read_run(suite[name]) for name in sorted(suite)]), None, 5, 0)
+    both = measure(group_rows([Run(suite[name]) for name in sorted(suite)]), None, 5, 0)
     names = list(both.names)
     (welch,) = compare(both, names.index("good"), [names.index("bad")])
     assert welch.seeds is not None
@@ -74,7 +75,7 @@ def test_what_is_measured_is_what_the_run_says(suite: Suite) -> None:
 
 
 def test_the_order_of_runs_changes_nothing(suite: Suite) -> None:
-    runs = [read_run(path) for path in suite.values()]
+    runs = [Run(path) for path in suite.values()]
     a, b = (measure(group_rows(order), None, 10, 0) for order in (runs, runs[::-1]))
     for name in a.names:
         np.testing.assert_array_equal(a.draws[:, a.names.index(name)], b.draws[:, b.names.index(name)])
@@ -125,8 +126,8 @@ def test_what_a_user_gets_wrong(suite: Suite, tmp_path: Path, capsys: pytest.Cap
     assert message(good, other).endswith("were evaluated on different data: they cannot be compared")
     unfinished = make_run(tmp_path / "others", "unfinished", state="running")
     assert "holds no finished run" in message(good, unfinished)
-    with pytest.raises(RunError, match=r"is not finished \(running\): finish it first"):
-        group_rows([read_run(unfinished)])
+    with pytest.raises(UserError, match=r"is not finished \(running\): finish it first"):
+        group_rows([Run(unfinished)])
     no_data = make_run(tmp_path / "others", "no_data")
     edit_meta(no_data, data=None)
     assert "does not say what the run was evaluated on (data.val.fingerprint)" in message(no_data, good)
@@ -137,16 +138,16 @@ def test_what_a_user_gets_wrong(suite: Suite, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_annotations_are_found_above_the_run_or_given(suite: Suite, tmp_path: Path) -> None:
-    run = read_run(suite["good0"])
+    run = Run(suite["good0"])
     truth = load_ground_truth(run)
     assert len(truth.image_ids) == 30
     assert len(load_detections(run, truth)) > 30
     moved = (tmp_path / "val.json").rename(tmp_path / "elsewhere.json")
-    with pytest.raises(RunError, match=r"the validation annotations of .*, val.json, are not found: .*--annotations"):
+    with pytest.raises(UserError, match=r"the validation annotations of .*, val.json, are not found: .*--annotations"):
         load_ground_truth(run)
     assert load_ground_truth(run, moved).image_ids.tolist() == truth.image_ids.tolist()
     moved.write_text(json.dumps(json.loads(moved.read_text()) | {"info": {}}))
     with pytest.raises(
-        RunError, match=r"elsewhere.json is not what .* was evaluated on \(its fingerprint is another\)"
+        UserError, match=r"elsewhere.json is not what .* was evaluated on \(its fingerprint is another\)"
     ):
         load_ground_truth(run, moved)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.config import ConfigError, instantiate_options, to_json, validate
+from experiments.config import ConfigError, instantiate_options, validate
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.writer import config_text
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -108,7 +110,7 @@ def test_a_correct_config_comes_back_plain_and_resolved() -> None:
     config = validate(cfg)
     assert config["a"]["model"]["inner"] == inner(num_layers=4)
     assert type(config["a"]["model"]["strides"]) is list
-    assert json.loads(to_json(config)) == config
+    assert json.loads(config_text(config)) == config
 
 
 def test_misspelt_key_three_levels_deep_is_named_with_a_suggestion() -> None:
@@ -268,11 +270,11 @@ def test_a_key_added_to_a_dataclass_node_is_refused() -> None:
 
 
 def test_json_is_sorted_exact_and_refuses_what_it_cannot_hold() -> None:
-    text = to_json({"b": 0.1 + 0.2, "a": [1e-5, None, True]})
+    text = config_text({"b": 0.1 + 0.2, "a": [1e-5, None, True]})
     assert text.index('"a"') < text.index('"b"')
     assert json.loads(text)["b"] == 0.1 + 0.2
-    with pytest.raises(ConfigError, match=r"^a\.b\[1\]: nan is not a finite number"):
-        to_json({"a": {"b": [1.0, float("nan")]}})
+    with pytest.raises(UserError, match=r"^a\.b\[1\]: nan is not a finite number"):
+        config_text({"a": {"b": [1.0, float("nan")]}})
 
 
 def test_instantiate_gets_only_what_this_hydra_knows() -> None:

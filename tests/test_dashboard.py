@@ -22,15 +22,16 @@ from analysis.__main__ import main
 from analysis.dashboard import command, page, source
 from analysis.dashboard.collect import collect
 from analysis.dashboard.curves import downsample, wall_seconds
-from analysis.dashboard.factors import compact, find_factors, flatten
-from analysis.dashboard.folders import find_folders, signature
+from analysis.dashboard.factors import compact, find_factors, flat_config
+from analysis.dashboard.folders import signature
 from analysis.dashboard.pack import pack_view, quantised
 from analysis.dashboard.page import build_page, script_json
 from analysis.dashboard.record import read_record
 from analysis.dashboard.serve import Server
 from analysis.dashboard.source import Source
 from analysis.dashboard.views import collect_views
-from analysis.runs import RunError, read_run
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.reader import Run
 from tests.dashboard_pages import NASTY, arguments, data_in, get, serving, wait_for
 from tests.dashboard_runs import START, STARTED_AT, add_views, config, event, make_run, view_content, write
 
@@ -239,11 +240,12 @@ class TestBadFolders:
         (tmp_path / "empty").mkdir()
         (tmp_path / ".sweeps" / "x").mkdir(parents=True)
         (tmp_path / "note.txt").touch()
-        assert find_folders(tmp_path) == [first, tmp_path / "b" / "half", flat, tmp_path / "empty"]
-        assert find_folders(first) == [first]
+        # A run in the root makes the folders beside it places of runs.
+        keys = [row["key"] for row in json.loads(Source(tmp_path, 10**8).read().data)["runs"]]
+        assert keys == [f"a/{first.name}", "b", flat.name, "empty"]
         assert read_record(first, first).row["key"] == first.name
-        with pytest.raises(RunError, match="absent is not a folder; give the runs_root"):
-            find_folders(tmp_path / "absent")
+        with pytest.raises(UserError, match="absent does not exist; give the runs_root"):
+            Source(tmp_path / "absent", 10**6).read()
 
 
 class TestCurves:
@@ -289,7 +291,7 @@ class TestFactors:
         image = {"num_stages": 3, "model": {"num_stages": 3, "init": {"_target_": "a.ImageInit"}}, "lr": 1}
         none = {"num_stages": 3, "model": {"num_stages": 3, "init": None}, "lr": 1}
         six = {"num_stages": 6, "model": {"num_stages": 6, "init": {"_target_": "a.ImageInit"}}, "lr": 2}
-        found = find_factors([flatten(grid), flatten(image), None, flatten(six), flatten(none)])
+        found = find_factors([flat_config(grid), flat_config(image), None, flat_config(six), flat_config(none)])
         assert found == [
             {"key": "model.init._target_", "label": "init", "also": ["model.init", "model.init.rows"]},
             {"key": "lr", "label": "lr", "also": []},  # of the same runs as num_stages, but another thing
@@ -298,7 +300,7 @@ class TestFactors:
 
     def test_an_argument_that_varies_by_itself_is_a_factor(self) -> None:
         rows = [{"a": {"_target_": name, "x": x}} for name, x in [("A", 1), ("A", 2), ("B", 1)]]
-        assert [factor["key"] for factor in find_factors([flatten(row) for row in rows])] == ["a._target_", "a.x"]
+        assert [factor["key"] for factor in find_factors([flat_config(row) for row in rows])] == ["a._target_", "a.x"]
 
     @pytest.mark.parametrize(
         "path",
@@ -315,11 +317,11 @@ class TestFactors:
         assert [factor["key"] for factor in find_factors([{path: 1}, {path: 2}])] == [path]
 
     def test_one_and_one_point_zero_are_equal(self) -> None:
-        assert find_factors([flatten({"a": {"b": 1, "c": [1.0]}}), flatten({"a": {"b": 1.0, "c": [1]}})]) == []
+        assert find_factors([flat_config({"a": {"b": 1, "c": [1.0]}}), flat_config({"a": {"b": 1.0, "c": [1]}})]) == []
 
     def test_compact_configs_can_be_put_together_again(self) -> None:
         configs = [
-            flatten(config(num_stages=n, **more)) for n, more in [(3, {}), (6, {}), (3, {"dropout": 0.1, "new": 1})]
+            flat_config(config(num_stages=n, **more)) for n, more in [(3, {}), (6, {}), (3, {"dropout": 0.1, "new": 1})]
         ]
         configs.append({"other": "program"})
         base, differences = compact([*configs, None])
@@ -346,7 +348,7 @@ class TestViews:
         path = make_run(tmp_path)
         content = view_content(5, num_stages=2, num_proposals=4)
         add_views(path, [content])
-        packed = pack_view(read_run(path), 5)
+        packed = pack_view(Run(path), 5)
         boxes = np.frombuffer(base64.b64decode(packed.numbers["boxes"]), "<u2").reshape(3, 4, 4)
         expected = np.array([content["proposals_xyxy_abs"], *(stage["boxes_xyxy_abs"] for stage in content["stages"])])
         assert np.abs((boxes / 65535 * 3 - 1) * 160 - expected).max() <= 160 * 1.5 / 65535 + 1e-9
@@ -470,7 +472,7 @@ class TestCommand:
     )  # fmt: skip
     def test_wrong_arguments(self, tmp_path: Path, given: list[str], message: str) -> None:
         make_run(tmp_path)
-        with pytest.raises(RunError, match=re.escape(message)):
+        with pytest.raises(UserError, match=re.escape(message)):
             command.run(arguments("--runs", str(tmp_path), *given))
 
     def test_a_port_in_use(self, tmp_path: Path) -> None:
@@ -479,13 +481,13 @@ class TestCommand:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             port = str(taken.getsockname()[1])
-            with pytest.raises(RunError, match=f"cannot serve at 127.0.0.1:{port}: .*choose another --port"):
+            with pytest.raises(UserError, match=f"cannot serve at 127.0.0.1:{port}: .*choose another --port"):
                 command.run(arguments("--runs", str(tmp_path), "--serve", "--port", port))
 
     def test_a_file_that_cannot_be_written_leaves_nothing(self, tmp_path: Path) -> None:
         make_run(tmp_path / "runs")
         (tmp_path / "page.html").mkdir()
-        with pytest.raises(RunError, match=r"page\.html cannot be written: .*give another --out"):
+        with pytest.raises(UserError, match=r"cannot write .*page\.html: "):
             command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html")))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "runs"]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.runs import read_run
 from experiments.build import INJECTED
 from experiments.config import validate
 from experiments.deviations import deviations
+from sparse_rcnn.rundir.reader import Run
 from tests import tiny
 
 
@@ -52,7 +52,7 @@ def test_what_changes_the_result_is_said() -> None:
 def test_a_run_has_them_in_its_directory_for_each_name(tmp_path: Path) -> None:
     path = tiny.train(tiny.overrides(tmp_path))
     assert tiny.train(tiny.overrides(tmp_path, "experiment=stages_6")) == path
-    found = read_run(path).deviations
+    found = Run(path).deviations
     assert set(found) == {"baseline", "stages_6"}
     assert "num_stages: 3 -> 2" in found["baseline"]
     assert "num_stages: 6 -> 2" in found["stages_6"]

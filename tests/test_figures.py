@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from analysis.figures import curves
-from analysis.run_summary import load_summaries
+from analysis.summaries import load_summaries
 from tests.synthetic_runs import make_run, run_command
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from experiments.identity import explain_difference, file_fingerprint, identity_config, run_identity
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.changes import changes, texts
+from sparse_rcnn.rundir.identity import file_fingerprint, identity_config, run_identity
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -111,14 +112,14 @@ def test_patterns_take_what_lies_below_and_a_star_is_one_part() -> None:
 def test_differences_are_listed_by_dotted_key() -> None:
     a = {"model": {"num_stages": 3, "strides": [4, 8], "name": "x"}, "old": {"k": None}, "same": 1}
     b = {"model": {"num_stages": 6, "strides": [4, 16, 32], "name": "x"}, "new": {}, "same": 1.0}
-    assert explain_difference(a, b) == [
+    assert texts(changes(a, b)) == [
         "model.num_stages: 3 -> 6",
         "model.strides[1]: 8 -> 16",
         "model.strides[2]: (absent) -> 32",
         "new: (absent) -> {}",
         "old.k: null -> (absent)",
     ]
-    assert explain_difference(CONFIG, copy.deepcopy(CONFIG)) == []
+    assert changes(CONFIG, copy.deepcopy(CONFIG)) == []
 
 
 def test_file_fingerprint_follows_the_content_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

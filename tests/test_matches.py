@@ -11,7 +11,7 @@ import pytest
 from analysis.average_precision import AveragePrecision
 from analysis.boxes_data import Detections, GroundTruth, columns_to_detections
 from analysis.matches import AREAS, box_ious, match
-from analysis.runs import RunError
+from sparse_rcnn.errors import UserError
 from tests.synthetic_runs import mean_of, pycocotools_precision, random_coco
 
 
@@ -158,9 +158,9 @@ def test_only_the_first_images_by_id_are_evaluated() -> None:
 
 def test_detections_that_do_not_fit_are_refused() -> None:
     coco, found = random_coco(4)
-    with pytest.raises(RunError, match=r"detections of image 999, which the annotations lack: give .*--annotations"):
+    with pytest.raises(UserError, match=r"detections of image 999, which the annotations lack: give .*--annotations"):
         columns(coco, [found[0] | {"image_id": 999}])
-    with pytest.raises(RunError, match="detections of category 2, which"):
+    with pytest.raises(UserError, match="detections of category 2, which"):
         columns(coco, [found[0] | {"category_id": 2}])
-    with pytest.raises(RunError, match="no finite number"):
+    with pytest.raises(UserError, match="no finite number"):
         columns(coco, [found[0] | {"score": float("nan")}])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from analysis.runs import read_run
 from experiments import names
+from sparse_rcnn.rundir.reader import Run
 from tests.synthetic_runs import make_run
 
 
@@ -37,7 +37,7 @@ def test_a_finished_run_tells_its_names(tmp_path: Path, told: list[Any]) -> None
     names.add_names(path, [{"experiment_name": name} for name in ("stages_6", "baseline", "num_proposals_100")])
     names.tell_names([path])
     names.tell_names([path])
-    assert read_run(path).experiments == ["baseline", "num_proposals_100", "stages_6"]
+    assert Run(path).experiments == ["baseline", "num_proposals_100", "stages_6"]
     assert told == [json.loads((path / "results.json").read_text())] * 2
 
 
@@ -45,7 +45,7 @@ def test_a_run_under_way_tells_its_names_itself(tmp_path: Path, told: list[Any])
     path = make_run(tmp_path, "baseline", state="running")
     names.add_names(path, [{"experiment_name": "stages_6"}])
     names.tell_names([path])
-    assert read_run(path).experiments == ["baseline", "stages_6"]
+    assert Run(path).experiments == ["baseline", "stages_6"]
     assert told == []
 
 
@@ -67,4 +67,4 @@ def test_a_name_with_overrides_is_known_as_such(tmp_path: Path, monkeypatch: pyt
     names.add_names(path, [{"experiment_name": "stages_6", "num_stages": 3}])  # told once
     (path / "names" / "older").touch()
     (path / "names" / ".baseline.x.tmp").touch()
-    assert read_run(path).deviations == {"baseline": [], "older": [], "stages_6": ["num_stages: 6 -> 2"]}
+    assert Run(path).deviations == {"baseline": [], "older": [], "stages_6": ["num_stages: 6 -> 2"]}

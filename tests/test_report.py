@@ -13,8 +13,8 @@ from PIL import Image
 from analysis.figures import COLOURS, curves, published_points
 from analysis.formats import DASH
 from analysis.report import Comments, read_comments
-from analysis.run_summary import load_summaries
-from analysis.runs import RunError
+from analysis.summaries import load_summaries
+from sparse_rcnn.errors import UserError
 from tests.synthetic_runs import edit_meta, make_evaluated_run, make_run, random_coco, run_command
 
 
@@ -37,10 +37,10 @@ def test_which_rows_are_drawn(tmp_path: Path) -> None:
     assert [curve.name for curve in curves(summaries, "mini")] == ["baseline"]
     assert [curve.name for curve in curves(summaries, "mini", ["stages_6", "baseline"])] == ["stages_6", "baseline"]
     with pytest.raises(
-        RunError, match="stages_12 has no finished run of recipe mini: leave it out of --experiments or train it"
+        UserError, match="stages_12 has no finished run of recipe mini: leave it out of --experiments or train it"
     ):
         curves(summaries, "mini", ["baseline", "stages_12"])
-    with pytest.raises(RunError, match=r"none of backbone_resnet101 has .* with evaluations: name other rows"):
+    with pytest.raises(UserError, match=r"none of backbone_resnet101 has .* with evaluations: name other rows"):
         curves(summaries, "mini", ["backbone_resnet101"])
 
 
@@ -159,10 +159,10 @@ def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "comments.md"
     assert read_comments(path) == Comments({}, None)
     path.write_text("## tabel8\nx\n")
-    with pytest.raises(RunError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
+    with pytest.raises(UserError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
         read_comments(path)
     path.write_text("## table8\nx\n## table8\ny\n")
-    with pytest.raises(RunError, match="has the section 'table8' twice: join them"):
+    with pytest.raises(UserError, match="has the section 'table8' twice: join them"):
         read_comments(path)
     path.write_text("## table8\nx\n\n### Below\ny\n## errors\n")
     assert read_comments(path) == Comments({"table8": "x\n\n### Below\ny", "errors": ""}, None)

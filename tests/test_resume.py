@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from analysis.runs import read_run
-from experiments import run_lock
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import lock
+from sparse_rcnn.rundir.reader import Run
 from tests import tiny
 
 # Dropout and the moving average have a state to lose, micro-batches share a step, and with 4 steps an epoch there is
@@ -120,7 +120,7 @@ def assert_same(run: Path, expected: Path) -> None:
             assert (run / name).read_bytes() == (expected / name).read_bytes(), name
     evaluations = [{p.name: json.loads(p.read_text()) for p in (r / "eval").iterdir()} for r in (run, expected)]
     assert evaluations[0] == evaluations[1]
-    events = [{e["step"]: e["metrics"] for e in read_run(r).events("eval")} for r in (run, expected)]
+    events = [{e["step"]: e["metrics"] for e in Run(r).events("eval")} for r in (run, expected)]
     assert events[0] == events[1]
     assert tiny.status(run)["state"] == "finished"
     assert tiny.leftovers(run.parents[1]) == []
@@ -284,7 +284,7 @@ def test_under_another_experiment_a_finished_run_only_gets_its_name(tmp_path: Pa
         assert tiny.train(tiny.overrides(tmp_path, "experiment_name=other")) == run
     name = run / "names" / "other"
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p != name} == before
-    assert read_run(run).experiments == ["baseline", "other"]
+    assert Run(run).experiments == ["baseline", "other"]
 
 
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ def test_a_run_that_another_process_trains_is_refused_with_its_pid(
 ) -> None:
     run = stopped_run(tmp_path, monkeypatch)
     before = tiny.status(run)
-    with run_lock.lock_run(run):  # a lock of this process, taken by another file descriptor
+    with lock.lock_run(run):  # a lock of this process, taken by another file descriptor
         holder = json.loads((run / "lock_holder.json").read_text())
         process = tiny.start(tiny.overrides(tmp_path))
         code, _, err = tiny.finish(process)

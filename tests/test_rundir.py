@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-import analysis.run_folders
-import analysis.runs
-from experiments import rundir
-from experiments.identity import run_identity
-from experiments.provenance import git_state
-from experiments.rundir import RunDirectory, write_json_atomic
+import sparse_rcnn.rundir.find
+import sparse_rcnn.rundir.reader
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.identity import run_identity
+from sparse_rcnn.rundir.provenance import git_state
+from sparse_rcnn.rundir.writer import RunDirectory, write_json_atomic
 from tests.helpers import ROOT
 
 CONFIG: dict[str, Any] = {"seed": 3, "experiment": "base", "model": {"num_stages": 3}, "train": {"lr": 0.1}}
@@ -68,11 +68,10 @@ def test_the_same_run_is_found_again_under_any_experiment(tmp_path: Path) -> Non
 
 
 def test_the_reader_and_the_writer_agree(tmp_path: Path) -> None:
-    assert rundir.SCHEMA_VERSION == analysis.runs.SCHEMA_VERSION
     run = open_run(tmp_path)
     run.write_evaluation(40, {"metrics": {"val/bbox/AP": 0.25}})
     run.set_status("running", step=40, num_steps=80, epoch=2)
-    [read] = analysis.run_folders.find_runs(tmp_path)
+    [read] = sparse_rcnn.rundir.find.find_runs(tmp_path)
     assert (read.path, read.run_id, read.config) == (run.path, run.meta["run_id"], CONFIG)
     assert read.evaluations == [{"step": 40, "metrics": {"val/bbox/AP": 0.25}}]
     assert read.status["step"] == 40
@@ -80,7 +79,7 @@ def test_the_reader_and_the_writer_agree(tmp_path: Path) -> None:
 
 def test_status_keeps_what_is_not_given_and_a_run_is_finished_only_with_results(tmp_path: Path) -> None:
     run = open_run(tmp_path)
-    assert run.status == {}
+    assert run.status == {"state": "created"}
     run.set_status("running", step=5, num_steps=10, epoch=1)
     before = run.status
     run.set_status("failed", error="train.lr: too high", step=7)
@@ -103,9 +102,9 @@ def test_every_file_and_key_is_documented(tmp_path: Path) -> None:
     run.record_resume([], META)
     run.set_status("running")
     documented = (ROOT / "docs" / "run_directory.md").read_text()
-    assert f"Schema version {rundir.SCHEMA_VERSION}." in documented
+    assert f"Schema version {layout.SCHEMA_VERSION}." in documented
     with run.lock():
-        written = [*names(run.path), *run.meta, *run.meta["resumes"][0], *run.status, *rundir.STATES]
+        written = [*names(run.path), *run.meta, *run.meta["resumes"][0], *run.status, *layout.STATES]
         written += json.loads((run.path / "lock_holder.json").read_text())
     assert [x for x in written if f"`{x}`" not in documented and f"### {x}" not in documented] == []
 
@@ -119,7 +118,7 @@ def test_a_damaged_status_is_replaced(tmp_path: Path) -> None:
 
 def test_a_resume_is_noted_with_its_provenance(tmp_path: Path) -> None:
     open_run(tmp_path).record_resume(["train.device=cuda"], {"device": "cuda", "world_size": 2})
-    [resume] = RunDirectory.load(open_run(tmp_path).path).meta["resumes"]
+    [resume] = RunDirectory(open_run(tmp_path).path).meta["resumes"]
     assert (resume["overrides"], resume["device"], resume["world_size"]) == (["train.device=cuda"], "cuda", 2)
     assert {"git", "versions", "host", "command", "resumed_at"} <= set(resume)
 
@@ -175,8 +174,8 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"schema version 99.*update it"):
         open_run(tmp_path)
     run.write_json("meta.json", {"name": "not ours"})
-    with pytest.raises(UserError, match="is not a run directory of this program"):
-        RunDirectory.load(run.path)
+    with pytest.raises(UserError, match="does not describe a run"):
+        RunDirectory(run.path)
 
 
 @pytest.mark.parametrize("experiment", ["", "a/b", "..", ".hidden", "a b"])
@@ -269,8 +268,8 @@ def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
 
 HOLDER = """
 import os, sys, time
-from experiments.rundir import RunDirectory
-with RunDirectory.load(sys.argv[1]).lock():
+from sparse_rcnn.rundir.writer import RunDirectory
+with RunDirectory(sys.argv[1]).lock():
     if "fork" in sys.argv and os.fork() == 0:  # a worker that outlives its parent
         time.sleep(1.5)
         os._exit(0)
@@ -319,7 +318,7 @@ def test_the_lock_is_released_after_an_error_and_can_be_taken_again(tmp_path: Pa
 
 CREATOR = """
 import json, sys
-from experiments.rundir import RunDirectory
+from sparse_rcnn.rundir.writer import RunDirectory
 root, experiment = sys.argv[1:]
 sys.stdin.readline()
 run = RunDirectory.open(root, experiment, {"a": 1}, "0123456789ab", 0, [], {})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.run_folders import find_foreign_folders, find_runs
-from analysis.runs import SCHEMA_VERSION, NewerSchemaError, RunError, check_meta, read_run
+from sparse_rcnn.errors import NewerSchemaError, RunError
+from sparse_rcnn.rundir.find import find_foreign_folders, find_runs
+from sparse_rcnn.rundir.layout import SCHEMA_VERSION
+from sparse_rcnn.rundir.reader import Run, check_meta
 from tests.helpers import ROOT
 
 
@@ -34,7 +36,7 @@ def line(event: str, step: int, **metrics: float) -> str:
 
 
 def test_a_run_without_results_yet(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path))
+    run = Run(make_run(tmp_path))
     assert (run.run_id, run.config, run.status) == ("0123456789ab-seed0", {"seed": 0}, {"state": "created"})
     assert (run.results, run.is_finished, run.evaluations, run.events()) == (None, False, [], [])
 
@@ -43,9 +45,9 @@ def test_a_run_is_finished_with_results_and_state(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     write(path / "results.json", {"val/bbox/AP": 0.5})
     write(path / "status.json", {"state": "running"})
-    assert not read_run(path).is_finished
+    assert not Run(path).is_finished
     write(path / "status.json", {"state": "finished"})
-    run = read_run(path)
+    run = Run(path)
     assert run.is_finished
     assert run.results == {"val/bbox/AP": 0.5}
 
@@ -56,7 +58,7 @@ def test_evaluations_are_sorted_by_step_and_other_files_ignored(tmp_path: Path) 
         write(path / "eval" / f"step_{step:08d}.json", {"metrics": {"AP": step}})
     (path / "eval" / ".step_00000200.json.17.tmp").write_text('{"met')
     (path / "eval" / "notes.txt").write_text("")
-    evaluations = read_run(path).evaluations
+    evaluations = Run(path).evaluations
     assert [item["step"] for item in evaluations] == [20, 100, 123456789]
     assert evaluations[1]["metrics"] == {"AP": 100}
 
@@ -71,14 +73,14 @@ def test_damaged_evaluations_are_left_out_and_named(tmp_path: Path) -> None:
     for step, content in enumerate([good, *damaged, good]):
         write(path / "eval" / f"step_{step:08d}.json", content)
     (path / "eval" / "step_00000100.json").write_text('{"met')
-    run = read_run(path)
+    run = Run(path)
     found, problems = run.readable_evaluations()
     assert found == [{"step": 0, **good}, {"step": 8, **good}]
     names = [f"eval/step_{step:08d}.json" for step in (*range(1, 8), 100)]
     assert [name in problem for name, problem in zip(names, problems, strict=True)] == [True] * 8
-    assert problems[1].endswith("step_00000002.json is no evaluation: epoch must be a number, not None")
-    assert problems[5].endswith("step_00000006.json is no evaluation: metrics must be an object of numbers")
-    with pytest.raises(RunError, match=r"step_00000001\.json holds no JSON object"):
+    assert problems[1].endswith("step_00000002.json is not an evaluation: epoch must be a number, not None")
+    assert problems[5].endswith("step_00000006.json is not an evaluation: metrics must be an object of numbers")
+    with pytest.raises(RunError, match=r"step_00000001\.json does not hold a JSON object"):
         _ = run.evaluations
 
 
@@ -87,7 +89,7 @@ def test_of_a_repeated_event_the_last_wins_and_steps_are_sorted(tmp_path: Path) 
     log = line("train", 1, loss=3.0) + line("train", 2, loss=2.0) + line("eval", 2, AP=0.1)
     log += line("train", 2, loss=1.5) + line("train", 10, loss=1.0) + line("train", 1, loss=2.5)
     (path / "metrics.jsonl").write_text(log)
-    run = read_run(path)
+    run = Run(path)
     assert [(e["step"], e["metrics"]["loss"]) for e in run.events("train")] == [(1, 2.5), (2, 1.5), (10, 1.0)]
     assert [(e["event"], e["step"]) for e in run.events()][-1] == ("train", 10)
     assert len(run.events()) == 4
@@ -98,7 +100,7 @@ def test_of_a_repeated_event_the_last_wins_and_steps_are_sorted(tmp_path: Path) 
 def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
     path = make_run(tmp_path)
     (path / "metrics.jsonl").write_bytes((line("train", 1, loss=1.0) + line("train", 2)[:cut]).encode())
-    run = read_run(path)
+    run = Run(path)
     assert [item["step"] for item in run.events()] == [1]
     assert (run.num_unreadable_lines, run.has_torn_line) == (0, True)
 
@@ -113,7 +115,7 @@ def test_unreadable_lines_in_the_middle_are_counted(tmp_path: Path) -> None:
         b'{"event": "x", "step": "1"}\n',
     ]
     (path / "metrics.jsonl").write_bytes(line("train", 1).encode() + b"".join(bad) + b"\n" + line("train", 2).encode())
-    run = read_run(path)
+    run = Run(path)
     assert [item["step"] for item in run.events()] == [1, 2]
     assert (run.num_unreadable_lines, run.has_torn_line) == (len(bad), False)
 
@@ -121,27 +123,27 @@ def test_unreadable_lines_in_the_middle_are_counted(tmp_path: Path) -> None:
 def test_a_complete_last_line_without_its_newline_counts(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     (path / "metrics.jsonl").write_text(line("train", 1) + line("train", 2).rstrip("\n"))
-    assert len(read_run(path).events()) == 2
+    assert len(Run(path).events()) == 2
 
 
 def test_a_newer_schema_is_refused_by_version(tmp_path: Path) -> None:
     path = make_run(tmp_path, version=SCHEMA_VERSION + 1)
     with pytest.raises(NewerSchemaError, match=f"schema version {SCHEMA_VERSION + 1}.*update it"):
-        read_run(path)
+        Run(path)
     with pytest.raises(NewerSchemaError):
         find_runs(tmp_path)
 
 
 def test_what_is_no_run_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run directory"):
-        read_run(tmp_path)
+        Run(tmp_path)
     write(tmp_path / "a" / "meta.json", {"something": "else"})
     with pytest.raises(RunError, match=r"meta\.json does not describe a run"):
-        read_run(tmp_path / "a")
+        Run(tmp_path / "a")
     path = make_run(tmp_path)
     (path / "config.json").write_text('{"seed": ')
     with pytest.raises(RunError, match=r"config\.json is not valid JSON"):
-        _ = read_run(path).config
+        _ = Run(path).config
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_meta_that_describes_no_run_is_refused_by_key(tmp_path: Path, changes: d
     check_meta({**meta, "resumes": [{}]}, "it")
     write(path / "meta.json", {**meta, **changes})
     with pytest.raises(RunError, match=rf"^{path}: its meta\.json does not describe a run: {problem}$"):
-        read_run(path)
+        Run(path)
     assert find_runs(tmp_path) == []
     assert find_foreign_folders(tmp_path) == [path]
 
@@ -208,14 +210,14 @@ def test_a_run_that_two_paths_lead_to_is_found_once(tmp_path: Path) -> None:
 def test_folders_of_others_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make_run(tmp_path, "a")
     (tmp_path / "b" / "c").mkdir(parents=True)
-    iterdir = Path.iterdir
+    scandir = os.scandir
 
-    def refuse(self: Path) -> Iterator[Path]:
-        if self.name == "b":
+    def refuse(path: Path) -> Any:
+        if path.name == "b":
             raise PermissionError(13, "Permission denied")
-        return iterdir(self)
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert paths(tmp_path) == [first]
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(RunError, match="cannot be read: you have no permission to"):
@@ -243,12 +245,12 @@ def test_runs_are_found_and_foreign_folders_listed_apart(tmp_path: Path) -> None
     assert [run.path for run in find_runs(tmp_path)] == [first, second]
     assert find_foreign_folders(tmp_path) == [half_created]
     assert [run.path for run in find_runs(first)] == [first]
-    with pytest.raises(RunError, match="absent is not a folder"):
+    with pytest.raises(RunError, match="absent does not exist"):
         find_runs(tmp_path / "absent")
 
 
 def test_the_reader_imports_neither_torch_nor_the_suite() -> None:
-    code = "import sys, analysis.runs; print({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:]))"
-    names = ["torch", "hydra", "omegaconf", "experiments", "sparse_rcnn"]
+    code = "import sys, sparse_rcnn.rundir.summary; print({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:]))"
+    names = ["torch", "hydra", "omegaconf", "experiments", "analysis"]
     done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()"

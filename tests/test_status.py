@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from analysis.runs import Run
-from experiments import progress, run_lock, status
-from experiments.progress import RunStatus, read_status, read_sweep, read_tail
-from experiments.run_lock import lock_run
+from experiments import status
 from experiments.status import render, summary
+from sparse_rcnn.rundir import lock, progress
+from sparse_rcnn.rundir.lock import lock_run
+from sparse_rcnn.rundir.progress import RunProgress, read_overview, read_progress, read_tail
+from sparse_rcnn.rundir.reader import Run
 from tests.helpers import ROOT
 
 NOW = 1_800_000_000.0
@@ -65,13 +66,13 @@ def evaluation(step: int, when: float, ap: float | None) -> str:
     return json.dumps({"event": "eval", "step": step, "epoch": 1.0, "time": when, "metrics": metrics}) + "\n"
 
 
-def read(path: Path, now: float = NOW) -> RunStatus:
-    return read_status(Run(path), now)
+def read(path: Path, now: float = NOW) -> RunProgress:
+    return read_progress(Run(path), now)
 
 
 def shown(*roots: Path, states: set[str] | None = None, rows: int | None = None, width: int = 200) -> str:
     console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(render(read_sweep(roots, NOW), states, [str(root) for root in roots], rows))
+    console.print(render(read_overview(roots, NOW), states, [str(root) for root in roots], rows))
     return console.export_text()
 
 
@@ -163,7 +164,7 @@ def test_a_fresh_event_keeps_a_run_alive(tmp_path: Path) -> None:
 def test_a_held_lock_is_alive_and_a_killed_holder_dead(tmp_path: Path) -> None:
     path = make_run(tmp_path, state="running", updated_at=at(NOW - 9000))
     code = (
-        "import sys, time; from pathlib import Path; from experiments.run_lock import lock_run\n"
+        "import sys, time; from pathlib import Path; from sparse_rcnn.rundir.lock import lock_run\n"
         "with lock_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     line = [sys.executable, "-c", code, str(path)]
@@ -188,7 +189,7 @@ def test_an_unreadable_lock_is_judged_by_age(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(run_lock.os, "open", refuse)
+    monkeypatch.setattr(lock.os, "open", refuse)
     assert read(path).state == "running"
     assert read(path, NOW + 600).state == "silent"
 
@@ -222,8 +223,8 @@ def states_for_another_user(root: Path) -> dict[str, str]:
         with contextlib.suppress(BaseException):
             if os.geteuid() == 0:
                 os.setuid(65534)
-            runs = read_sweep([root], NOW).runs
-            os.write(writing, json.dumps({run.experiment: run.state for run in runs}).encode())
+            runs = read_overview([root], NOW).runs
+            os.write(writing, json.dumps({run.summary.experiments[0]: run.state for run in runs}).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
@@ -314,15 +315,15 @@ def test_a_run_that_vanishes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
     if victim == "results.json":
         (path / "status.json").unlink()
     monkeypatch.setattr(Path, "read_bytes", race if victim else race_before_meta)
-    sweep = read_sweep([tmp_path], NOW)
-    assert ([run.experiment for run in sweep.runs], sweep.foreign) == (["other"], [])
+    sweep = read_overview([tmp_path], NOW)
+    assert ([run.summary.experiments[0] for run in sweep.runs], sweep.foreign) == (["other"], [])
 
 
 def test_roots_may_be_runs_experiments_and_overlap(tmp_path: Path) -> None:
     first, second = make_run(tmp_path, "a"), make_run(tmp_path, "b")
     for roots in ([tmp_path], [first, second], [tmp_path / "a", tmp_path / "b"], [tmp_path, first, tmp_path / "b"]):
-        sweep = read_sweep(roots, NOW)
-        assert ([run.path for run in sweep.runs], sweep.foreign) == ([str(first), str(second)], [])
+        sweep = read_overview(roots, NOW)
+        assert ([str(run.path) for run in sweep.runs], sweep.foreign) == ([str(first), str(second)], [])
 
 
 def test_states_choose_rows_and_a_screen_keeps_the_running_ones(tmp_path: Path) -> None:
@@ -388,7 +389,7 @@ def test_the_json_output(tmp_path: Path) -> None:
 def test_command_line_mistakes_are_one_line(tmp_path: Path) -> None:
     absent = command(cwd=tmp_path)
     assert (absent.returncode, absent.stdout) == (1, "")
-    assert absent.stderr == "error: runs: there is no such folder; give the runs_root of the sweep as argument\n"
+    assert absent.stderr == "error: runs does not exist; give the runs_root of a training, by default runs/\n"
     wrong = command(tmp_path, "--state", "runing")
     assert (wrong.returncode, wrong.stderr.count("\n")) == (1, 1)
     assert "there is no state 'runing' (states: finished, running," in wrong.stderr

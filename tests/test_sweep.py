@@ -90,8 +90,8 @@ def test_a_wrong_configuration_names_its_job(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
-    from experiments.run_lock import lock_run
     from experiments.sweep import pending
+    from sparse_rcnn.rundir.lock import lock_run
 
     (row,) = plan([tiny.overrides(tmp_path)], compose)
     run = tmp_path / "baseline" / f"{row.identity}-seed0"

@@ -14,10 +14,10 @@ import pytest
 
 from analysis.formats import DASH, Grid
 from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
-from analysis.run_summary import choose_recipe, load_summaries
-from analysis.runs import RunError
+from analysis.summaries import choose_recipe, load_summaries
 from analysis.table_rows import COLUMNS, baseline_of, our_rows
 from analysis.tables import TABLES, build_table, build_tables
+from sparse_rcnn.errors import UserError
 from tests.helpers import ROOT, shared
 from tests.synthetic_runs import edit_meta, make_run, run_command, write_json
 
@@ -242,11 +242,11 @@ def test_recipes_never_mix_unasked(tmp_path: Path) -> None:
     make_run(tmp_path, "baseline", ap=0.5)
     make_run(tmp_path, "baseline", ap=0.4, recipe="paper")
     summaries = load_summaries([tmp_path])
-    with pytest.raises(RunError, match=r"several recipes, mini, paper, .* choose one with --recipe"):
+    with pytest.raises(UserError, match=r"several recipes, mini, paper, .* choose one with --recipe"):
         choose_recipe(summaries, None)
-    with pytest.raises(RunError, match=r"no run of recipe big; .*--recipe: mini, overfit, paper"):
+    with pytest.raises(UserError, match=r"no run of recipe big; .*--recipe: mini, overfit, paper"):
         choose_recipe(summaries, "big")
-    with pytest.raises(RunError, match=r"there is no run: .*--runs"):
+    with pytest.raises(UserError, match=r"there is no run: .*--runs"):
         choose_recipe([], None)
     assert line(table(tmp_path, 8, choose_recipe(summaries, "paper")), "baseline")["AP"] == "40.0"
 
@@ -378,10 +378,10 @@ def test_latex_pastes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 
 def test_what_a_user_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert command(["--runs", str(tmp_path / "absent")]) == 2
-    assert "absent is not a folder" in capsys.readouterr().err
+    assert "absent does not exist" in capsys.readouterr().err
     make_run(tmp_path / "runs")
     (tmp_path / "file").touch()
     assert command(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file" / "x")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file' / 'x'} cannot be written")
+    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / 'file' / 'x'}: ")
     with pytest.raises(SystemExit):
         command(["--runs", str(tmp_path), "--table", "10"])

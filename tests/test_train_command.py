@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.runs import read_run
 from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.rundir.reader import Run
 from tests import tiny
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -97,7 +97,7 @@ def test_evaluations_hold_metrics_and_classes(command_run: tuple[Path, str, str]
         assert all(set(values) == {"AP", "AP50"} for values in evaluation["per_class"].values())
         assert set(evaluation["metrics"]) == {k for k in results if k.startswith("val/")}
     assert evaluation["metrics"] == {k: v for k, v in results.items() if k.startswith("val/")}
-    events = read_run(run).events("eval")
+    events = Run(run).events("eval")
     assert [event["step"] for event in events] == [4, 6]
     assert events[-1]["metrics"] == evaluation["metrics"]
 

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from experiments.build import build, build_criterion, dry_build, set_num_classes
-from experiments.identity import explain_difference, flatten, identity_config, run_identity
 from experiments.signature import ConfigError
 from sparse_rcnn.box_init import CenterInit, GridInit, ImageInit, RandomInit
 from sparse_rcnn.boxes import cxcywh_to_xyxy
@@ -24,6 +23,8 @@ from sparse_rcnn.interaction import AttentionInteraction, DynamicInteraction, Fu
 from sparse_rcnn.positional_encoding import NoEncoding, SineEncoding
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.reuse import Concatenation, NoReuse, SelfAttention
+from sparse_rcnn.rundir.changes import changes, flatten
+from sparse_rcnn.rundir.identity import identity_config, run_identity
 from sparse_rcnn.stage import NoFeedForward, Stage
 from sparse_rcnn.structures import StageOutput
 from sparse_rcnn.weights import ModelCard, load_detector, save_detector
@@ -498,7 +499,7 @@ def test_stages_depend_on_those_before_through_what_is_reused_alone(head: str, r
 
 def test_the_head_without_interaction_is_the_fully_connected_one() -> None:
     for reuse in REUSES:
-        assert explain_difference(crossed_config("none", reuse)["model"], crossed_config("fc", reuse)["model"]) == []
+        assert changes(crossed_config("none", reuse)["model"], crossed_config("fc", reuse)["model"]) == []
 
 
 # --- the rows as configurations ----------------------------------------------------------------------------
@@ -594,7 +595,7 @@ def test_expectations_cover_the_rows() -> None:
 def test_a_row_differs_from_the_baseline_in_its_factors_alone(row: str) -> None:
     factors, values = EXPECTED[row]
     baseline, config = identity_config(paper_row("baseline")), identity_config(paper_row(row))
-    changed = {line.partition(": ")[0] for line in explain_difference(baseline, config)}
+    changed = {change.key for change in changes(baseline, config)}
     for key in changed:
         assert any(key == f or key.startswith(f"{f}.") for f in factors), key
     for factor in factors:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from analysis.__main__ import main
-from analysis.runs import read_run
 from analysis.stages import learned_boxes
 from analysis.view_files import read_view, view_ids
 from experiments.views import view_images
@@ -19,6 +18,7 @@ from sparse_rcnn import SparseRCNN
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.responses import record_responses
+from sparse_rcnn.rundir.reader import Run
 from tests import tiny
 
 
@@ -30,11 +30,11 @@ def run(tmp_path_factory):
 
 def test_a_view_is_what_the_saved_detector_says_of_the_image(run):
     model = SparseRCNN.from_pretrained(run)
-    ids = view_ids(read_run(run))
+    ids = view_ids(Run(run))
     assert len(ids) == 2  # eval.num_pictures
     annotations = json.loads((tiny.data_root() / "instances_val.json").read_text())
     for image_id in ids:
-        view = read_view(read_run(run), image_id)
+        view = read_view(Run(run), image_id)
         image = read_image(tiny.data_root() / "val" / view.file_name)
         expected = model.predict_stages(image)
         assert view.step == tiny.NUM_STEPS
@@ -84,7 +84,7 @@ def test_views_leave_the_generator_and_the_modes_alone(run):
 
 def test_a_head_that_filters_nothing_has_no_responses(tmp_path):
     path = tiny.train(tiny.overrides(tmp_path, "experiment=head_none", "num_stages=2"))
-    run = read_run(path)
+    run = Run(path)
     view = read_view(run, view_ids(run)[0])
     assert view.responses is None
     assert main(["stages", "--run", str(path), "--out", str(tmp_path / "a.png")]) == 0
@@ -94,7 +94,7 @@ def test_a_head_that_filters_nothing_has_no_responses(tmp_path):
 
 def test_no_pictures_no_views(tmp_path, capsys):
     path = tiny.train(tiny.overrides(tmp_path, "eval.num_pictures=0"))
-    assert view_ids(read_run(path)) == []
+    assert view_ids(Run(path)) == []
     assert main(["stages", "--run", str(path)]) == 2
     assert "has no views: its evaluations write them" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_figure_4_is_the_first_view_of_the_baseline(run, tmp_path, capsys):
 def test_the_picture_shows_the_boxes_of_each_stage(run):
     from analysis.stage_figures import stages_figure
 
-    loaded = read_run(run)
+    loaded = Run(run)
     view = read_view(loaded, view_ids(loaded)[0])
     threshold = float(np.median(view.scores))
     figure = stages_figure(view, threshold, with_truth=False)
@@ -147,12 +147,10 @@ def test_the_picture_shows_the_boxes_of_each_stage(run):
 
 def test_learned_boxes_are_those_of_the_weights(run):
     model = SparseRCNN.from_pretrained(run)
-    np.testing.assert_array_equal(
-        learned_boxes(read_run(run), None), model.proposals.boxes_cxcywh_norm.detach().double()
-    )
-    earlier = learned_boxes(read_run(run), 4)
+    np.testing.assert_array_equal(learned_boxes(Run(run), None), model.proposals.boxes_cxcywh_norm.detach().double())
+    earlier = learned_boxes(Run(run), 4)
     assert earlier.shape == (6, 4)
-    assert not np.array_equal(earlier, learned_boxes(read_run(run), None))
+    assert not np.array_equal(earlier, learned_boxes(Run(run), None))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +176,7 @@ def test_mistakes_are_one_line(run, capsys, arguments, message):
 def test_damaged_views_are_named(run, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    image_id = view_ids(read_run(copy))[0]
+    image_id = view_ids(Run(copy))[0]
     path = copy / "views" / f"{image_id}.json"
     path.write_text('{"stages": []')
     assert main(["stages", "--run", str(copy)]) == 2

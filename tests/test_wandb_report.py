@@ -72,10 +72,10 @@ def test_the_report_has_the_panels_of_a_sweep(server):
 
 
 def test_every_metric_of_the_report_is_one_that_runs_write(server, tmp_path):
-    from analysis.runs import read_run
+    from sparse_rcnn.rundir.reader import Run
     from tests import tiny
 
-    run = read_run(tiny.train(tiny.overrides(tmp_path)))
+    run = Run(tiny.train(tiny.overrides(tmp_path)))
     written = set(run.results) | {key for event in run.events() for key in event["metrics"]}
     _, spec = spec_of(server, num_stages=2)
     asked = set(re.findall(r'"(?:summary:)?((?:train|val|model)/[\w/]+)"', json.dumps(spec))) - {"val/views"}

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from analysis.figures import curves
-from analysis.run_folders import find_runs
-from analysis.run_summary import load_summaries
-from analysis.runs import NewerSchemaError, RunError
-from analysis.wandb_runs import DIRECTORY, WandbRun, copy_of
+from analysis.summaries import load_summaries
+from analysis.wandb_runs import WandbRun
+from sparse_rcnn.errors import NewerSchemaError, RunError
+from sparse_rcnn.rundir.find import find_runs
+from sparse_rcnn.rundir.remote_copy import PREFIX as DIRECTORY
+from sparse_rcnn.rundir.remote_copy import copy_of
 from tests import tiny
 from tests.helpers import ROOT
 from tests.synthetic_runs import edit_meta, make_run, run_command

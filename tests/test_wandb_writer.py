@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.runs import read_run
 from experiments.build import dry_build
 from experiments.config import validate
 from experiments.names import tell_names
 from experiments.signature import ConfigError
 from experiments.wandb_file import history, last_position, wandb_files
 from experiments.wandb_writer import WandbWriter, has_key, layers
+from sparse_rcnn.rundir.reader import Run
 from tests import tiny
 from tests.wandb_stand_in import StandIn
 
@@ -77,7 +77,7 @@ def run(tmp_path_factory):
 def test_every_number_of_the_run_is_in_its_file(run):
     rows = rows_of(run)
     logged = {("train" if row["_step"] % 2 == 0 else "eval", row["progress/step"]): row for row in rows}
-    events = read_run(run).events()
+    events = Run(run).events()
     assert len(rows) == len(logged) == len(events) == 8  # six steps, two evaluations
     for event in events:
         row = logged[event["event"], event["step"]]
@@ -180,7 +180,7 @@ def test_two_sweeps_one_of_their_runs_killed(tmp_path):
     assert [end.exit_code for file in files[1:] for end in records(file, "exit")] == [1, 0]
     steps = [row["_step"] for row in rows_of(path)]
     assert steps == sorted(set(steps))  # each position once, and the axis goes on where it was
-    expected = [2 * event["step"] + (event["event"] == "eval") for event in read_run(path).events()]
+    expected = [2 * event["step"] + (event["event"] == "eval") for event in Run(path).events()]
     assert steps == sorted(expected)
 
 
@@ -188,7 +188,7 @@ def _wait_for_step(root: Path, step: int) -> Path:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for status in root.glob("*/*-seed7/status.json"):
-            events = read_run(status.parent).events("train")
+            events = Run(status.parent).events("train")
             if events and events[-1]["step"] >= step:
                 return status.parent
         time.sleep(0.05)
@@ -212,7 +212,7 @@ def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
         tiny.finish(killed)
-        assert 50 <= read_run(path).events("train")[-1]["step"] < 600
+        assert 50 <= Run(path).events("train")[-1]["step"] < 600
         assert server.run(path.name)["summary"]["run_directory/status"]["state"] == "running"
         code, _, err = tiny.finish(tiny.start(arguments, **key))
         assert code == 0, err
@@ -224,7 +224,7 @@ def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
     assert run["upserts"][0]["jobType"] == "train"
     steps = [row["_step"] for row in run["history"]]
     assert steps == sorted(set(steps))
-    expected = {2 * event["step"] + (event["event"] == "eval") for event in read_run(path).events()}
+    expected = {2 * event["step"] + (event["event"] == "eval") for event in Run(path).events()}
     assert set(steps) == expected  # what the killed process had not sent, the next one sends
     assert len(wandb_files(path / "wandb", path.name)) == 2
 

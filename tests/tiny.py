@@ -240,11 +240,11 @@ def results(run: Path) -> dict[str, float]:
 
 def losses(run: Path) -> dict[int, dict[str, float]]:
     """What was logged of each step's loss, gradient and learning rate; of equal steps the last line counts."""
-    from analysis.runs import read_run
+    from sparse_rcnn.rundir.reader import Run
 
     return {
         event["step"]: {k: v for k, v in event["metrics"].items() if not k.startswith("train/speed")}
-        for event in read_run(run).events("train")
+        for event in Run(run).events("train")
     }
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from analysis.dashboard.factors import compact, find_factors, find_other_keys
 from analysis.dashboard.record import Record
-from analysis.dashboard.values import AP_NAMES, seconds_of
-
-SILENT_AFTER = 600.0  # seconds, as in experiments.status: an evaluation writes no status, and may be long
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.metric_keys import AP_NAMES
+from sparse_rcnn.rundir.progress import SILENT_AFTER, seconds_of
 
 
 def collect(records: Sequence[Record], root: str, now: float) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def collect(records: Sequence[Record], root: str, now: float) -> dict[str, Any]:
 def is_silent(row: dict[str, Any], now: float) -> bool:
     """Whether a run says that it is running, and has not for a while."""
     updated = seconds_of(row.get("updated_at"))
-    return row["state"] == "running" and (updated is None or now - updated > SILENT_AFTER)
+    return row["state"] == layout.RUNNING and (updated is None or now - updated > SILENT_AFTER)
 
 
 def _state(row: dict[str, Any], now: float) -> dict[str, Any]:

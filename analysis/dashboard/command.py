@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
 from analysis.dashboard.page import build_page
 from analysis.dashboard.serve import Server
 from analysis.dashboard.source import Content, Source
-from analysis.runs import RunError
+from sparse_rcnn.atomic import write_bytes_atomic
+from sparse_rcnn.errors import UserError
 
 MAX_MEGABYTES = 25.0
 
@@ -36,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
     """Write the page, serve it, or both.
 
     Raises:
-        RunError: no runs, or an argument that cannot be.
+        UserError: no runs, or an argument that cannot be.
     """
     if args.out is None and not args.serve:
-        raise RunError("say what to make: --out page.html, --serve, or both")
+        raise UserError("say what to make: --out page.html, --serve, or both")
     for name in ("max_mb", "interval"):
         if not getattr(args, name) > 0:
-            raise RunError(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name):g}")
+            raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name):g}")
     source = Source(args.runs, int(args.max_mb * 1e6))
     content = source.read_or_refuse()
     if args.out is not None:
@@ -62,19 +61,8 @@ def write_page(out: Path, content: Content) -> int:
     """Write the page as a whole, its folder too where it is missing; returns its size in bytes.
 
     Raises:
-        RunError: it cannot be written.
+        UserError: it cannot be written.
     """
     page = build_page(content.data, content.views)
-    temporary = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the page from a web server or a colleague
-        os.replace(temporary, out)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(f"{out} cannot be written: {error.strerror or error}; give another --out") from error
+    write_bytes_atomic(out, page)
     return len(page)

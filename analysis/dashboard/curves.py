@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from analysis.dashboard.values import AP_NAMES, number, percent
+from sparse_rcnn.rundir import metric_keys
 
 MAX_POINTS = 200
 MAX_LOSSES = 8
@@ -73,10 +74,10 @@ def curves(events: Sequence[Mapping[str, Any]], started: float | None, resumed: 
     walls = wall_seconds([number(event.get("time"), 16) for event in chosen], started, resumed)
     train = [(event, wall) for event, wall in zip(chosen, walls, strict=True) if event["event"] == "train"]
     evals = [(event, wall) for event, wall in zip(chosen, walls, strict=True) if event["event"] == "eval"]
-    prefix = "train/loss/"
+    prefix = metric_keys.LOSS
     names = {name: None for event, _ in train for name in event["metrics"] if name.startswith(prefix)}
     losses = {name: [number(event["metrics"].get(name), 5) for event, _ in train] for name in list(names)[:MAX_LOSSES]}
-    aps = {name: [percent(event["metrics"].get(f"val/bbox/{name}")) for event, _ in evals] for name in AP_NAMES}
+    aps = {name: [percent(event["metrics"].get(metric_keys.bbox(name))) for event, _ in evals] for name in AP_NAMES}
     return {
         "train": _curve(train, {name.removeprefix(prefix).removeprefix("loss_"): losses[name] for name in losses}),
         "eval": _curve(evals, aps),

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Keys that make no row of a table: where files lie, how a run is logged, on what it is computed.
-NO_FACTOR = re.compile(
-    r"(seed|experiment_name|recipe_name|runs_root|sweep|scale|hydra|log|eval)(\.|\[|$)"
-    r"|weights\.|data\.(name|root|generator|num_workers|cache_images|num_classes|drop_degenerate_boxes)(\.|$)"
-    r"|data\.\w+\.(annotations|images)$|model\.stage\.num_classes$"
-    r"|train\.(device|num_micro_batches|checkpoint_every|log_every|channels_last|activation_checkpointing)$"
-)
+from sparse_rcnn.rundir.changes import flatten
+from sparse_rcnn.rundir.identity import is_excluded
+
 ABSENT = "absent"  # a value no JSON text equals
 TARGET = "._target_"
 
 
-def flatten(config: Any, path: str = "") -> dict[str, Any]:
-    """Dotted keys to values; a list of plain values is one value, an empty node is a value of its own."""
-    if isinstance(config, Mapping) and config:
-        children = [(f"{path}.{key}" if path else str(key), value) for key, value in config.items()]
-    elif isinstance(config, list) and any(isinstance(item, (dict, list)) for item in config):
-        children = [(f"{path}[{index}]", value) for index, value in enumerate(config)]
-    else:
-        return {path: _plain(config)} if path else {}
-    return {key: value for name, child in children for key, value in flatten(child, name).items()}
+def flat_config(config: Any) -> dict[str, Any]:
+    """Dotted keys to plain values as JSON has them; a list of plain values is one value."""
+    return {key: _plain(value) for key, value in flatten(config, whole_lists=True).items()}
 
 
 def compact(configs: Sequence[Mapping[str, Any] | None]) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
@@ -55,7 +44,7 @@ def compact(configs: Sequence[Mapping[str, Any] | None]) -> tuple[dict[str, Any]
 
 
 def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """The keys in which configs differ, without those of paths, logging and workers.
+    """The keys in which configs differ, without those that stay out of identities: paths, logging, workers.
 
     Keys that say the same are one factor: those with equal values (`num_stages` and `model.num_stages`), and a class
     with the arguments that come with it.
@@ -64,7 +53,7 @@ def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, 
         for each factor `key`, `label` (short) and `also` (the other keys).
     """
     known = [config for config in configs if config is not None]
-    keys = {key for config in known for key in config if not NO_FACTOR.match(key)}
+    keys = {key for config in known for key in config if not is_excluded(key)}
     codes = {key: [_code(config, key) for config in known] for key in keys}
     varying = [key for key in keys if len(set(codes[key])) > 1]
     groups: dict[str, list[str]] = {}
@@ -79,8 +68,8 @@ def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, 
 
 
 def find_other_keys(configs: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    """The keys of paths, logging and workers."""
-    return sorted({key for config in configs if config is not None for key in config if NO_FACTOR.match(key)})
+    """The keys that stay out of identities."""
+    return sorted({key for config in configs if config is not None for key in config if is_excluded(key)})
 
 
 def _says_the_same(first: str, key: str, codes: Mapping[str, Sequence[str]]) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.runs import Run, RunError
 from analysis.view_files import FloatArray, View, read_view
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.reader import Run
 
 JPEG = b"\xff\xd8\xff"
 
@@ -53,7 +54,7 @@ def pack_view(run: Run, image_id: int) -> PackedView:
     """The view of an image.
 
     Raises:
-        RunError: it is damaged.
+        UserError: it is damaged.
     """
     view = read_view(run, image_id)
     _check(view)
@@ -111,7 +112,7 @@ def _check(view: View) -> None:
         np.isfinite(view.truth_boxes_xyxy_abs).all(),
     ]
     if not all(shapes):
-        raise RunError(
+        raise UserError(
             f"{view.picture.with_suffix('.json')} is damaged: its boxes, scores and labels do not fit together"
         )
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from analysis.runs import RunError
+from sparse_rcnn.errors import UserError
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
@@ -36,7 +36,7 @@ def build_page(data: str, views: str, refresh_seconds: float | None = None) -> b
         refresh_seconds: how often a served page asks for newer data; None for a file, which may use no network at all.
 
     Raises:
-        RunError: the plotting library is not installed.
+        UserError: the plotting library is not installed.
     """
     plotly, scripts = _plotly(), _scripts()
     network = "'none'" if refresh_seconds is None else "'self'"
@@ -68,7 +68,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs  # here, so that --help needs no plotly
     except ImportError as error:
-        raise RunError("the dashboard draws with plotly, which is not installed: pip install plotly") from error
+        raise UserError("the dashboard draws with plotly, which is not installed: pip install plotly") from error
     return get_plotlyjs()
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from analysis.dashboard.curves import curves
-from analysis.dashboard.factors import flatten
+from analysis.dashboard.factors import flat_config
 from analysis.dashboard.pack import PackedView, pack_view
-from analysis.dashboard.values import ap_values, number, percent, seconds_of, text, whole
-from analysis.runs import NewerSchemaError, Run, RunError, read_run
+from analysis.dashboard.values import ap_values, number, percent, text, whole
 from analysis.view_files import view_ids
+from sparse_rcnn.errors import NewerSchemaError, UserError
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.progress import seconds_of
+from sparse_rcnn.rundir.reader import Run
 
 T = TypeVar("T")
-_STAGE = re.compile(r"val/stage_(\d{1,3})/AP")
 _NUM_RECALLS = 101
 
 
@@ -34,11 +35,11 @@ def read_record(path: Path, root: Path) -> Record:
     key = path.relative_to(root).as_posix() if path != root else path.resolve().name
     row: dict[str, Any] = {"key": key, "name": key, "is_run": False, "problems": []}
     try:
-        run = read_run(path)
+        run = Run(path)
     except NewerSchemaError as error:
         return Record({**row, "state": "newer", "problems": [str(error).replace(str(path), "it", 1)]})
-    except (RunError, OSError) as error:
-        has_meta = (path / "meta.json").exists()
+    except (UserError, OSError) as error:
+        has_meta = (path / layout.META).exists()
         why = (
             str(error).replace(f"{path}/", "")
             if has_meta
@@ -56,22 +57,22 @@ class _Reader:
         self.problems = problems
 
     def record(self, row: dict[str, Any]) -> Record:
-        status = self._part("status.json", lambda: self.run.status, {"state": "unreadable"})
-        results = self._part("results.json", lambda: self.run.results, None)
+        status = self._part(layout.STATUS, lambda: self.run.status, {"state": "unreadable"})
+        results = self._part(layout.RESULTS, lambda: self.run.results, None)
         evaluations = self._part("eval", lambda: self.run.evaluations, [])
-        events = self._part("metrics.jsonl", self.run.events, [])
-        config = self._part("config.json", lambda: flatten(self.run.config), None)
+        events = self._part(layout.METRICS, self.run.events, [])
+        config = self._part(layout.CONFIG, lambda: flat_config(self.run.config), None)
         latest = evaluations[-1] if evaluations else {}
-        row = {**row, "is_run": True, **self._part("meta.json", self._identity, {}), **_progress(status)}
-        row |= self._part("metrics.jsonl", lambda: self._curves(events, status), {})
+        row = {**row, "is_run": True, **self._part(layout.META, self._identity, {}), **_progress(status)}
+        row |= self._part(layout.METRICS, lambda: self._curves(events, status), {})
         row |= self._part("the newest evaluation", lambda: _evaluation(latest), {})
         row |= self._part("the AP numbers", lambda: _numbers(results, latest, events), {})
         if isinstance(results, dict):
-            row["seconds"] = number(results.get("train/time/seconds")) or row.get("seconds")
-            row["images_per_second"] = number(results.get("train/speed/images_per_second"), 4)
-            gflops = number(results.get("model/cost/forward_gflops"))
-            row["gflops"] = gflops and gflops + (number(results.get("model/cost/roi_pooling_gflops")) or 0.0)
-            row["parameters"] = number(results.get("model/size/num_parameters"), 12)
+            row["seconds"] = number(results.get(metric_keys.TRAIN_SECONDS)) or row.get("seconds")
+            row["images_per_second"] = number(results.get(metric_keys.IMAGES_PER_SECOND), 4)
+            gflops = number(results.get(metric_keys.FORWARD_GFLOPS))
+            row["gflops"] = gflops and gflops + (number(results.get(metric_keys.ROI_POOLING_GFLOPS)) or 0.0)
+            row["parameters"] = number(results.get(metric_keys.NUM_PARAMETERS), 12)
         self._notes(row)
         return Record(row, config, self._views())
 
@@ -98,13 +99,13 @@ class _Reader:
         return curves(events, seconds_of(status.get("started_at")), resumed)
 
     def _notes(self, row: dict[str, Any]) -> None:
-        if row.get("state") == "finished" and not (self.run.path / "results.json").exists():
+        if row.get("state") == layout.FINISHED and not (self.run.path / layout.RESULTS).exists():
             self.problems.append("finished, but results.json is missing")
-        num_unreadable, torn = self._part("metrics.jsonl", self._bad_lines, (0, False))
+        num_unreadable, torn = self._part(layout.METRICS, self._bad_lines, (0, False))
         if num_unreadable:
             lines = "line" if num_unreadable == 1 else "lines"
             self.problems.append(f"metrics.jsonl: {num_unreadable} unreadable {lines} left out")
-        if torn and row.get("state") not in ("running", "created"):
+        if torn and row.get("state") not in (layout.RUNNING, layout.CREATED):
             self.problems.append("metrics.jsonl: the last line is cut off and left out")
 
     def _bad_lines(self) -> tuple[int, bool]:
@@ -122,7 +123,7 @@ class _Reader:
     def _part(self, what: str, read: Callable[[], T], default: T) -> T:
         try:
             return read()
-        except RunError as error:  # names the file
+        except UserError as error:  # names the file
             problem = self._shortened(str(error))
         except Exception as error:  # the content of a foreign or damaged file can be wrong in any way
             problem = f"{what} is damaged: {type(error).__name__}: {error}"
@@ -154,7 +155,7 @@ def _numbers(results: Any, latest: Mapping[str, Any], events: list[dict[str, Any
     sources = [(results, None), (latest.get("metrics"), latest.get("step")), (last.get("metrics"), last.get("step"))]
     for metrics, step in sources:
         if isinstance(metrics, dict) and (ap := ap_values(metrics, "val/bbox")) is not None:
-            stages = sorted(int(match[1]) for name in metrics if (match := _STAGE.fullmatch(name)))
+            stages = metric_keys.stages_in(metrics)
             return {
                 "ap": ap,
                 "ap_step": whole(step),

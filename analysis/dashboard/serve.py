@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from analysis.dashboard.page import build_page
 from analysis.dashboard.source import Content, Source
-from analysis.runs import RunError
+from sparse_rcnn.errors import UserError
 
 
 class Server(ThreadingHTTPServer):
@@ -24,7 +24,7 @@ class Server(ThreadingHTTPServer):
         on_change: called with each new content.
 
     Raises:
-        RunError: the address cannot be used.
+        UserError: the address cannot be used.
     """
 
     daemon_threads = True
@@ -41,7 +41,7 @@ class Server(ThreadingHTTPServer):
             super().__init__(address, _Handler)
         except (OSError, OverflowError) as error:
             where = f"{address[0]}:{address[1]}"
-            raise RunError(f"cannot serve at {where}: {error}; choose another --port or --host") from error
+            raise UserError(f"cannot serve at {where}: {error}; choose another --port or --host") from error
         self.source = source
         self.content = content  # replaced as a whole: a request sees the old or the new one
         self.interval = interval
@@ -80,7 +80,7 @@ class Server(ThreadingHTTPServer):
                     self.on_change(content)
                 problem = ""
             except Exception as error:  # whatever happens to the runs meanwhile, the last page stays
-                problem = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+                problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             if problem and problem != self._problem:
                 print(f"warning: the page stays as it was: {problem}", file=sys.stderr)
             self._problem = problem

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from analysis.dashboard.collect import collect, is_silent
-from analysis.dashboard.folders import Signature, find_folders, signature
+from analysis.dashboard.folders import Signature, signature
 from analysis.dashboard.page import fixed_size, script_json
 from analysis.dashboard.record import Record, read_record
 from analysis.dashboard.views import collect_views
-from analysis.runs import RunError
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.find import find_places
 
 BUDGET_STEP = 2**16  # bytes
 
@@ -56,10 +57,10 @@ class Source:
         """The content as it is now.
 
         Raises:
-            RunError: the root cannot be read.
+            UserError: the root cannot be read.
         """
         now = time.time()
-        self._records = {path: self._record(path) for path in find_folders(self.root)}
+        self._records = {path: self._record(path) for path in _places(self.root)}
         records = [record for _, record in self._records.values()]
         self.num_runs = sum(record.row["is_run"] for record in records)
         seen = [(path, files, is_silent(record.row, now)) for path, (files, record) in self._records.items()]
@@ -83,11 +84,11 @@ class Source:
         """The content as it is now.
 
         Raises:
-            RunError: there is no run.
+            UserError: there is no run.
         """
         content = self.read()
         if not self.num_runs:
-            raise RunError(
+            raise UserError(
                 f"there is no run under {self.root}: runs lie in <runs_root>/<experiment>/<run id>/ with a meta.json; "
                 "give the runs_root of your training as --runs"
             )
@@ -98,6 +99,11 @@ class Source:
         known = self._records.get(path)
         # A folder that changes while it is read has another signature at the next look, and is read again.
         return known if known is not None and known[0] == files else (files, read_record(path, self.root))
+
+
+def _places(root: Path) -> list[Path]:
+    places = find_places(root)
+    return sorted([*places.runs, *places.foreign])
 
 
 def _versioned(content: dict[str, Any]) -> tuple[str, str]:

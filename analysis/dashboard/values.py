@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime, timezone
 from typing import Any
 
-AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+from sparse_rcnn.rundir.metric_keys import AP_NAMES
+
 MAX_TEXT = 300
 
 
@@ -38,15 +38,6 @@ def text(value: Any, default: str | None = None) -> str | None:
         return default
     content = value if isinstance(value, str) else repr(value)
     return content if len(content) <= MAX_TEXT else content[: MAX_TEXT - 1] + "…"
-
-
-def seconds_of(iso: Any) -> float | None:
-    """Seconds since 1970 of an ISO 8601 time, UTC where it names no zone; None for anything else."""
-    try:
-        time = datetime.fromisoformat(iso.replace("Z", "+00:00"))
-    except (AttributeError, TypeError, ValueError):
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def ap_values(metrics: dict[str, Any], prefix: str) -> list[float | None] | None:

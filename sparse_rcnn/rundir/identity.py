@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.changes import canonical
 
 # Dotted keys that do not change a run's result; `*` stands for one part of a key, and what lies below a key
 # goes with it. The seed stands beside an identity, not in it: runs of one identity are repetitions.
-# Paths go because the content of their files is hashed instead (`extra` of `run_identity`).
-EXCLUDE = (
+# Paths go because the content of their files is hashed instead (`content` of `run_identity`).
+EXCLUDED_KEYS = (
     "seed",
     "experiment_name",
     "recipe_name",
@@ -43,51 +44,49 @@ EXCLUDE = (
     "train.activation_checkpointing",
     "eval",
 )
+# Keys that came after runs were trained, with the value that means 'as before': with it they stay out of an identity,
+# so that finished runs keep theirs. Any other value enters.
+VALUES_AS_BEFORE: dict[str, Any] = {}
+# The excluded keys of which an identity hashes the content in their place. Where configurations are compared without
+# reading any data or weights, these keys are compared themselves.
+CONTENT_KEYS = ("weights", "data.name", "data.generator")
 IDENTITY_LENGTH = 12
-ABSENT = "(absent)"  # in place of a value
-_ABSENT = object()
 
 
-def run_identity(config: Mapping[str, Any], extra: Mapping[str, Any]) -> str:
+def run_identity(config: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     """Twelve hex digits, equal for configurations that lead to the same result.
 
     Neither the order of keys nor the spelling of a number (1 or 1.0) matters.
 
     Args:
-        config: resolved plain config (`experiments.config.validate`).
-        extra: what the config only points to: fingerprints of the annotation and weight files.
+        config: the resolved configuration.
+        content: what the configuration only points to: fingerprints of the annotation and weight files.
     """
-    content = {"config": identity_config(config), "extra": extra}
-    text = json.dumps(_canonical(content), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    hashed = {"config": identity_config(config), "extra": content}
+    text = json.dumps(canonical(hashed), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:IDENTITY_LENGTH]
 
 
-def identity_config(config: Mapping[str, Any], exclude: Iterable[str] = EXCLUDE) -> dict[str, Any]:
-    """The part of a config that enters its identity; a node of which nothing is left goes too."""
-    patterns = [tuple(pattern.split(".")) for pattern in exclude]
-    return _without(config, patterns, ())
+def identity_config(
+    config: Mapping[str, Any],
+    excluded_keys: Iterable[str] = EXCLUDED_KEYS,
+    values_as_before: Mapping[str, Any] = VALUES_AS_BEFORE,
+) -> dict[str, Any]:
+    """The part of a configuration that enters its identity; a node of which nothing is left goes too."""
+    patterns = [tuple(pattern.split(".")) for pattern in excluded_keys]
+    return _without(config, patterns, values_as_before, ())
 
 
-def explain_difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """One line for each key in which two configs differ (`model.num_stages: 3 -> 6`), sorted by key."""
-    flat_a, flat_b = flatten(a), flatten(b)
-    lines = []
-    for key in sorted({*flat_a, *flat_b}):
-        old, new = flat_a.get(key, _ABSENT), flat_b.get(key, _ABSENT)
-        if _text(old) != _text(new):
-            lines.append(f"{key}: {_text(old)} -> {_text(new)}")
-    return lines
+def compared_config(config: Mapping[str, Any], compared_keys: Iterable[str] = CONTENT_KEYS) -> dict[str, Any]:
+    """The part of a configuration that decides its identity, some `CONTENT_KEYS` in place of what they point to."""
+    return identity_config(config, set(EXCLUDED_KEYS) - set(compared_keys))
 
 
-def flatten(config: Any, path: str = "") -> dict[str, Any]:
-    """Dotted keys to scalars; items of a list are `key[0]`, an empty node or list is a value of its own."""
-    if isinstance(config, Mapping) and config:
-        children = [(f"{path}.{key}" if path else str(key), value) for key, value in config.items()]
-    elif isinstance(config, (list, tuple)) and config:
-        children = [(f"{path}[{index}]", value) for index, value in enumerate(config)]
-    else:
-        return {path: config} if path else {}
-    return {key: value for name, child in children for key, value in flatten(child, name).items()}
+def is_excluded(key: str) -> bool:
+    """Whether a dotted key, as `flatten` gives it, stays out of identities."""
+    parts = tuple(part.partition("[")[0] for part in key.split("."))
+    patterns = [tuple(pattern.split(".")) for pattern in EXCLUDED_KEYS]
+    return any(_matches(parts[: len(pattern)], pattern) for pattern in patterns)
 
 
 def file_fingerprint(path: str | Path) -> str:
@@ -114,14 +113,22 @@ def file_fingerprint(path: str | Path) -> str:
 _fingerprints: dict[tuple[str, int, int], str] = {}
 
 
-def _without(node: Mapping[str, Any], patterns: list[tuple[str, ...]], path: tuple[str, ...]) -> dict[str, Any]:
+def _without(
+    node: Mapping[str, Any],
+    patterns: list[tuple[str, ...]],
+    values_as_before: Mapping[str, Any],
+    path: tuple[str, ...],
+) -> dict[str, Any]:
     kept = {}
     for key, value in node.items():
         here = (*path, str(key))
         if any(_matches(here, pattern) for pattern in patterns):
             continue
+        dotted = ".".join(here)
+        if dotted in values_as_before and canonical(value) == canonical(values_as_before[dotted]):
+            continue
         if isinstance(value, Mapping) and value:
-            value = _without(value, patterns, here)
+            value = _without(value, patterns, values_as_before, here)
             if not value:
                 continue
         kept[str(key)] = value
@@ -130,19 +137,3 @@ def _without(node: Mapping[str, Any], patterns: list[tuple[str, ...]], path: tup
 
 def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
     return len(parts) == len(pattern) and all(map(fnmatchcase, parts, pattern))
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _text(value: Any) -> str:
-    if value is _ABSENT:
-        return ABSENT
-    return json.dumps(_canonical(value), ensure_ascii=False, default=str)

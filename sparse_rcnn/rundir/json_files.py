@@ -1,4 +1,4 @@
-"""The JSON files of a run: whole or absent, without NaN; what cannot be read or written is named."""
+"""JSON files that are whole or absent, without NaN; errors name the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_rcnn.atomic import write_bytes_atomic
-from sparse_rcnn.errors import UserError
+from sparse_rcnn.errors import RunError
 
 
 def write_json_atomic(path: str | Path, value: Any) -> None:
@@ -25,25 +25,34 @@ def write_json_atomic(path: str | Path, value: Any) -> None:
     write_bytes_atomic(Path(path), text.encode())
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        RunError: it cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {reason(error)}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        UserError: it cannot be read or holds something else.
+        RunError: it cannot be read or holds something else.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON: {error}") from error
+    value = read_json(path)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds no JSON object")
+        raise RunError(f"{path} does not hold a JSON object")
     return value
 
 
 def reason(error: OSError) -> str:
-    """What the system says, without number and path."""
+    """The system's message, without number and path."""
     return error.strerror or str(error)
 
 

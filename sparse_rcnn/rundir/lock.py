@@ -12,15 +12,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from experiments.json_files import read_object, reason, write_json_atomic
-from experiments.provenance import now
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.json_files import read_object, reason, write_json_atomic
+from sparse_rcnn.rundir.provenance import now
 
-LOCK = "lock"
-HOLDER = "lock_holder.json"
 DEAD_HOLDER_PATIENCE = 15.0  # seconds; workers of a killed process may keep its lock until they notice
-
-
 # Seconds; what a lost node left running may train on, or finish the run. The other ranks wait for 30 minutes.
 ORPHAN_PATIENCE = 1500.0
 
@@ -32,7 +29,7 @@ def is_held(path: Path) -> bool | None:
     moment finds no living holder and tries again (`DEAD_HOLDER_PATIENCE`).
     """
     try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY)
+        descriptor = os.open(path / layout.LOCK, os.O_RDONLY)
     except FileNotFoundError:  # each holder leaves it behind
         return False
     except OSError:
@@ -60,8 +57,8 @@ def lock_run(path: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         UserError: another process holds it (says which), or the folder cannot be written.
     """
-    lock = FileLock(path / LOCK)
-    holder = path / HOLDER
+    lock = FileLock(path / layout.LOCK)
+    holder = path / layout.LOCK_HOLDER
     try:
         found = _read(holder)
         patience = DEAD_HOLDER_PATIENCE if not found or _is_dead(found) else 0

@@ -1,4 +1,4 @@
-"""One run, read from its run directory (docs/run_directory.md describes the files): plain dicts out."""
+"""A run, read from its run directory: plain dicts out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ import math
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-SCHEMA_VERSION = 1
+from sparse_rcnn.errors import NewerSchemaError, RunError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.json_files import read_json, read_object
+
 _EVALUATION_NAME = re.compile(r"step_(\d{8,})\.json")
 
 
-class RunError(ValueError):
-    """A folder that is no run, or a file of a run that cannot be read; names the file."""
+class RunSource(Protocol):
+    """Where a run is read from: a `Run`, or a copy of one that says the same, such as W&B's."""
 
+    meta: dict[str, Any]
 
-class NewerSchemaError(RunError):
-    """A run that a newer version of this program has written."""
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def experiments(self) -> list[str]: ...
+    @property
+    def deviations(self) -> dict[str, list[str]]: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+    @property
+    def status(self) -> dict[str, Any]: ...
+    @property
+    def results(self) -> dict[str, Any] | None: ...
+    @property
+    def evaluations(self) -> list[dict[str, Any]]: ...
 
 
 class Run:
@@ -31,9 +47,9 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not (self.path / "meta.json").is_file():
-            raise RunError(f"{self.path} is not a run directory (it has no meta.json)")
-        self.meta: dict[str, Any] = _read_object(self.path / "meta.json")
+        if not (self.path / layout.META).is_file():
+            raise RunError(f"{self.path} is not a run directory: it has no {layout.META}")
+        self.meta: dict[str, Any] = read_object(self.path / layout.META)
         check_meta(self.meta, str(self.path))
 
     def __repr__(self) -> str:
@@ -47,7 +63,7 @@ class Run:
     @property
     def experiments(self) -> list[str]:
         """The names of all rows that this run is: equal rows are one run."""
-        folder = self.path / "names"
+        folder = self.path / layout.NAMES
         others = {entry.name for entry in folder.iterdir() if entry.name[0] != "."} if folder.is_dir() else set()
         return sorted({self.meta["experiment"], *others})
 
@@ -55,30 +71,33 @@ class Run:
     def deviations(self) -> dict[str, list[str]]:
         """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
         own = {self.meta["experiment"]: _texts(self.meta.get("deviations"))}
-        others = [self.path / "names" / name for name in self.experiments if name not in own]
-        return own | {path.name: _texts(_read_json(path)) for path in others}
+        others = [self.path / layout.NAMES / name for name in self.experiments if name not in own]
+        return own | {path.name: _texts(_content(path)) for path in others}
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        return _read_object(self.path / "config.json")
+        return read_object(self.path / layout.CONFIG)
 
     @property
     def status(self) -> dict[str, Any]:
-        """status.json as it is now, or only `{"state": "created"}` before the first was written."""
-        path = self.path / "status.json"
-        return _read_object(path) if path.exists() else {"state": "created"}
+        """status.json as it is now, or only `{"state": layout.CREATED}` before the first was written."""
+        path = self.path / layout.STATUS
+        return read_object(path) if path.exists() else {"state": layout.CREATED}
 
     @property
     def results(self) -> dict[str, Any] | None:
         """The final numbers under flat keys (`val/bbox/AP`), or None while the run has none."""
-        path = self.path / "results.json"
-        return _read_object(path) if path.exists() else None
+        path = self.path / layout.RESULTS
+        return read_object(path) if path.exists() else None
 
     @property
     def is_finished(self) -> bool:
         """Whether the final results are written and the state says finished."""
-        return self.status.get("state") == "finished" and self.results is not None
+        try:
+            return self.status.get("state") == layout.FINISHED and self.results is not None
+        except RunError:  # damaged
+            return False
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -87,7 +106,7 @@ class Run:
         Raises:
             RunError: one of them cannot be read; `readable_evaluations` leaves it out.
         """
-        return [{"step": step, **_read_object(path)} for step, path in self._evaluation_files]
+        return [{"step": step, **read_object(path)} for step, path in self._evaluation_files]
 
     def readable_evaluations(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The evaluations that have an epoch and numbers, sorted by their step, and a line about each other file."""
@@ -101,7 +120,7 @@ class Run:
 
     @property
     def _evaluation_files(self) -> list[tuple[int, Path]]:
-        folder = self.path / "eval"
+        folder = self.path / layout.EVALUATIONS
         paths = list(folder.iterdir()) if folder.is_dir() else []
         steps = {int(match[1]): path for path in paths if (match := _EVALUATION_NAME.fullmatch(path.name))}
         return sorted(steps.items())
@@ -128,11 +147,11 @@ class Run:
 
     @cached_property
     def _lines(self) -> tuple[list[dict[str, Any]], int, bool]:
-        path = self.path / "metrics.jsonl"
+        path = self.path / layout.METRICS
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
         events, num_unreadable, torn = [], 0, False
         for index, line in enumerate(lines):
-            item = _parse_event(line)
+            item = parse_event(line)
             if item is not None:
                 events.append(item)
             elif index == len(lines) - 1:
@@ -161,26 +180,18 @@ def check_meta(meta: Any, where: str) -> None:
     version = meta.get("schema_version")
     require(type(version) is int, f"schema_version must be a whole number, not {version!r:.40}")
     require_text("run_id")  # without it this is not even a newer version's
-    if version > SCHEMA_VERSION:
+    if version > layout.SCHEMA_VERSION:
         raise NewerSchemaError(
-            f"{where} was written with schema version {version}, and this program reads up to {SCHEMA_VERSION}: update "
-            "it"
+            f"{where} was written with schema version {version}, this program reads up to {layout.SCHEMA_VERSION}: "
+            "update it, or choose another runs_root"
         )
     require_text("experiment")
     resumes = meta.get("resumes", [])
     require(isinstance(resumes, list), f"resumes must be a list, not {resumes!r:.40}")
 
 
-def read_run(path: str | Path) -> Run:
-    """The run in a directory.
-
-    Raises:
-        RunError: no run directory, or one of a newer schema.
-    """
-    return Run(path)
-
-
-def _parse_event(line: bytes) -> dict[str, Any] | None:
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """The event in a line of metrics.jsonl; None for a line that holds none."""
     try:
         item = json.loads(line)
     except ValueError:  # cut off, or bytes that are no text
@@ -190,13 +201,13 @@ def _parse_event(line: bytes) -> dict[str, Any] | None:
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
-    content = _read_object(path)
+    content = read_object(path)
     epoch: Any = content.get("epoch")
     metrics: Any = content.get("metrics")
     if not _is_number(epoch) or not 0 <= epoch < math.inf:
-        raise RunError(f"{path} is no evaluation: epoch must be a number, not {epoch!r:.40}")
+        raise RunError(f"{path} is not an evaluation: epoch must be a number, not {epoch!r:.40}")
     if not isinstance(metrics, dict) or not all(value is None or _is_number(value) for value in metrics.values()):
-        raise RunError(f"{path} is no evaluation: metrics must be an object of numbers")
+        raise RunError(f"{path} is not an evaluation: metrics must be an object of numbers")
     return content
 
 
@@ -204,25 +215,13 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _texts(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _read_json(path: Path) -> Any:
-    """The content of a file, None where it is empty, as a name's file was in older runs, or damaged."""
+def _content(path: Path) -> Any:
+    """The content of a name's file; None where it is damaged, or empty as in older runs."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path)
+    except RunError:
         return None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise RunError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} holds no JSON object")
-    return value
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []

@@ -1,0 +1,40 @@
+"""Names of the files of a run directory, its schema version and the states of a run."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+CONFIG = "config.json"
+OVERRIDES = "overrides.txt"
+META = "meta.json"
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+RESULTS = "results.json"
+EVALUATIONS = "eval"
+VIEWS = "views"
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "model.safetensors"
+DETECTIONS = "detections.json"
+STAGE_DETECTIONS = "stage_detections.npz"
+PICTURE = "detections.png"
+NAMES = "names"
+ERROR_LOG = "error.log"
+WANDB = "wandb"
+LOCK = "lock"
+LOCK_HOLDER = "lock_holder.json"
+
+SWEEPS = ".sweeps"  # in the runs root, beside the experiments
+ROOT_LOCK = ".lock"
+
+CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED = "created", "running", "finished", "interrupted", "failed"
+STATES = (CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED)
+
+
+def run_id(identity: str, seed: int) -> str:
+    """The name of a run and of its folder."""
+    return f"{identity}-seed{seed}"
+
+
+def evaluation_file(step: int) -> str:
+    """The file of the evaluation after ``step`` training steps, relative to the run."""
+    return f"{EVALUATIONS}/step_{step:08d}.json"
