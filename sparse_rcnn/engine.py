@@ -54,7 +54,7 @@ class _StepRecord:
 
 
 def normalizer(num_boxes: float, world_size: int) -> float:
-    """What losses are divided by: boxes of the global batch averaged over the processes, at least 1 (spec 13)."""
+    """The divisor of losses: the global batch's boxes averaged over the processes, at least 1 (semantics.md#losses)."""
     return max(num_boxes / world_size, 1.0)
 
 

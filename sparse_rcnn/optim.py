@@ -11,9 +11,10 @@ LR_SCALING = {"none": lambda ratio: 1.0, "sqrt": math.sqrt, "linear": lambda rat
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_lr_multiplier: float) -> list[dict[str, Any]]:
-    """All trainable parameters in one group, or two where the backbone has a rate of its own (spec 16).
+    """All trainable parameters in one group, or two where the backbone has a rate of its own.
 
-    Weight decay is on everything, so nothing else splits the groups: fused and foreach optimizers like few.
+    Weight decay is on everything (semantics.md#optimisation), so nothing else splits the groups: fused and
+    foreach optimizers like few.
     """
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if backbone_lr_multiplier == 1:
