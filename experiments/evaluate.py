@@ -75,7 +75,7 @@ class Job:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     _check(args)
-    from experiments.devices import init_option_world
+    from experiments.naming import init_world_on
     from experiments.rundir import RunDirectory
 
     run = RunDirectory.load(args.path) if (args.path / "meta.json").is_file() else None
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from sparse_rcnn.detector import SparseRCNN
 
     model = SparseRCNN.from_pretrained(args.path)
-    with closing(init_option_world(args.device)) as world:
+    with closing(init_world_on(args.device, "--device")) as world:
         if run is not None and job.split == "val":
             prepare_own_data(run, job, world)
         evaluate(args, job, model, world)
@@ -93,6 +93,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     """Detect, evaluate, print, write."""
     from experiments.evaluation import evaluate_stages, write_detections
     from experiments.json_files import write_json_atomic
+    from experiments.naming import naming
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
@@ -113,7 +114,9 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     if tables is None:
         return
     seconds = time.perf_counter() - started
-    evaluator = CocoEvaluator(CocoGroundTruth(job.annotations, dataset.image_ids), args.backend)
+    ground_truth = CocoGroundTruth(job.annotations, dataset.image_ids)
+    with naming("--backend"):
+        evaluator = CocoEvaluator(ground_truth, args.backend)
     evaluation = evaluate_stages(tables, evaluator, reference=False, all_stages=args.all_stages)
     show_300 = args.max_dets_300 or model.proposals.num_proposals > WIDE
     print_metrics(evaluation, f"{args.path} on {job.annotations}", show_300, args.per_class)

@@ -77,8 +77,8 @@ class GatherRoIAlign(_RoIPooler):
 
     Every bin is a weighted sum of 4 * sampling_ratio**2 pixels, so all bins of all boxes on all levels are one
     ``embedding_bag`` over the pixels of the pyramid: no kernel per level, no wait for the device to count the
-    boxes of a level, and on a CPU several times faster (``experiments.benchmark roi``), whose RoIAlign has a
-    backward pass on one thread. It copies the pyramid once per stage: made for small maps.
+    boxes of a level, and several times faster on a CPU, where RoIAlign has a backward pass on one thread.
+    It copies the pyramid once per stage: made for small maps.
     """
 
     def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
