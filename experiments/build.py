@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from experiments.config import instantiate_options
+from experiments.naming import naming
 from experiments.signature import ConfigError
 from experiments.writers import Dashboard
 from sparse_rcnn.data.batching import AspectRatioBatchSampler, EvalBatchSampler, collate
@@ -70,7 +71,7 @@ def dry_build(config: Config) -> None:
     if detector is not None and not Path(detector).is_file():
         raise ConfigError(f"weights.detector: there is no file {detector}")
     if trial["weights"]["backbone"] is not None:
-        locate_backbone_weights(model.backbone.bottom_up, trial["weights"]["backbone"])
+        _backbone_weights(trial, model)
 
 
 def check_batch_size(config: Config, world_size: int) -> None:
@@ -167,11 +168,15 @@ def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
     model.activation_checkpointing = config["train"]["activation_checkpointing"]
     weights = config["weights"]
     if weights["backbone"] is not None:
-        bottom_up = model.backbone.bottom_up
-        load_backbone_weights(bottom_up, locate_backbone_weights(bottom_up, weights["backbone"]))
+        load_backbone_weights(model.backbone.bottom_up, _backbone_weights(config, model))
     if weights["detector"] is not None:
         load_tensors(model, read_weights(weights["detector"])[0], f"weights.detector={weights['detector']}")
     return model
+
+
+def _backbone_weights(config: Config, model: SparseRCNN) -> Path:
+    with naming("weights.backbone"):
+        return locate_backbone_weights(model.backbone.bottom_up, config["weights"]["backbone"])
 
 
 def build_criterion(config: Config) -> SetCriterion:

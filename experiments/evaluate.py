@@ -76,7 +76,7 @@ class Job:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     _check(args)
-    from experiments.devices import init_option_world
+    from experiments.naming import init_world_on
     from sparse_rcnn.rundir.writer import RunDirectory
 
     run = RunDirectory(args.path) if (args.path / layout.META).is_file() else None
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from sparse_rcnn.detector import SparseRCNN
 
     model = SparseRCNN.from_pretrained(args.path)
-    with closing(init_option_world(args.device)) as world:
+    with closing(init_world_on(args.device, "--device")) as world:
         if run is not None and job.split == "val":
             prepare_own_data(run, job, world)
         evaluate(args, job, model, world)
@@ -93,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
     """Detect, evaluate, print, write."""
     from experiments.evaluation import evaluate_stages, write_detections
+    from experiments.naming import naming
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
@@ -114,7 +115,9 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     if tables is None:
         return
     seconds = time.perf_counter() - started
-    evaluator = CocoEvaluator(CocoGroundTruth(job.annotations, dataset.image_ids), args.backend)
+    ground_truth = CocoGroundTruth(job.annotations, dataset.image_ids)
+    with naming("--backend"):
+        evaluator = CocoEvaluator(ground_truth, args.backend)
     evaluation = evaluate_stages(tables, evaluator, reference=False, all_stages=args.all_stages)
     show_300 = args.max_dets_300 or model.proposals.num_proposals > WIDE
     print_metrics(evaluation, f"{args.path} on {job.annotations}", show_300, args.per_class)

@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
     pictures = plan_outputs(args.inputs, args.out)
-    from experiments.devices import init_option_world
+    from experiments.naming import init_world_on
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.rundir.json_files import write_json_atomic
 
     model = SparseRCNN.from_pretrained(args.path)
-    model.to(init_option_world(args.device).device)
+    model.to(init_world_on(args.device, "--device").device)
     assert model.card is not None
     records = list(predict_files(model, pictures, args))
     num_unreadable = len(pictures) - len(records)

@@ -21,6 +21,7 @@ from experiments.build import (
     train_batches,
 )
 from experiments.evaluation import Evaluation, evaluate_stages, write_final_results
+from experiments.naming import naming
 from experiments.views import view_images, write_views
 from experiments.writers import Dashboard, ProgressWriter, StatusWriter
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
@@ -81,10 +82,9 @@ class Session:
         self.writers: list[Writer] = []
         self.dashboards: list[Dashboard] = []
         if directory is not None:
-            self.evaluator = CocoEvaluator(
-                CocoGroundTruth(config["data"]["val"]["annotations"], val_set.image_ids),
-                config["eval"]["backend"],
-            )
+            ground_truth = CocoGroundTruth(config["data"]["val"]["annotations"], val_set.image_ids)
+            with naming("eval.backend"):
+                self.evaluator = CocoEvaluator(ground_truth, config["eval"]["backend"])
             self.writers = [JsonlWriter(path / layout.METRICS), StatusWriter(directory, self.num_steps)]
             self.dashboards = build_dashboards(config, path, directory.meta["run_id"])
             self.writers += self.dashboards

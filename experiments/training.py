@@ -27,13 +27,14 @@ from experiments.config import validate
 from experiments.content import run_identity_of
 from experiments.deviations import deviations
 from experiments.names import add_names, tell_names
+from experiments.naming import init_world_on, naming, naming_rates
 from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.session import Session
 from experiments.summary import print_summary
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.cpu import keep_freed_memory
 from sparse_rcnn.data.coco import CocoDetection
-from sparse_rcnn.distributed import PeerError, World, init_world, lost_peers
+from sparse_rcnn.distributed import PeerError, World, lost_peers
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
@@ -46,7 +47,7 @@ def run(cfg: DictConfig) -> Path:
     """Train what a composed configuration describes, or skip it where it is finished; returns its directory."""
     config = validate(cfg, INJECTED)
     dry_build(config)
-    world = init_world(config["train"]["device"])
+    world = init_world_on(config["train"]["device"], "train.device")
     if world.device.type == "cpu":
         keep_freed_memory()
     try:
@@ -114,7 +115,8 @@ def ensure_data(config: dict[str, Any]) -> None:
     generator = build(config, "data.generator")
     if not root.exists():
         print(f"making the data set {config['data']['name']} in {root}", file=sys.stderr)
-    generator.ensure(root)
+    with naming("data.root"):
+        generator.ensure(root)
 
 
 def _train(config: dict[str, Any], identity: str, overrides: list[str], world: World) -> Path:
@@ -152,7 +154,8 @@ def _train(config: dict[str, Any], identity: str, overrides: list[str], world: W
                 with world.together():
                     session = Session(config, identity, model, train_set, val_set, world, path, directory)
                 _check_same_step(session.step, path, world)
-                session.train(stop)
+                with naming_rates():
+                    session.train(stop)
                 with stop.at_once(session.num_steps):
                     session.finish()
         except BaseException as error:

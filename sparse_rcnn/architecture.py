@@ -15,7 +15,7 @@ from sparse_rcnn.errors import CheckpointError
 TRUSTED_MODULES = ("sparse_rcnn",)
 
 
-def build(spec: Any, trusted_modules: Sequence[str] = TRUSTED_MODULES, path: str = "model") -> Any:
+def build(description: Any, trusted_modules: Sequence[str] = TRUSTED_MODULES, path: str = "model") -> Any:
     """Build what a description says, depth first.
 
     A weights file comes from anywhere, so only classes of ``trusted_modules`` are ever called.
@@ -23,20 +23,20 @@ def build(spec: Any, trusted_modules: Sequence[str] = TRUSTED_MODULES, path: str
     Raises:
         CheckpointError: an unknown class, a class from elsewhere, or arguments that do not fit; names the node.
     """
-    if isinstance(spec, dict):
-        arguments = {k: build(v, trusted_modules, f"{path}.{k}") for k, v in spec.items() if k != "_target_"}
-        if "_target_" not in spec:
+    if isinstance(description, dict):
+        arguments = {k: build(v, trusted_modules, f"{path}.{k}") for k, v in description.items() if k != "_target_"}
+        if "_target_" not in description:
             return arguments
-        target = spec["_target_"]
+        target = description["_target_"]
         try:
             return _locate(target, trusted_modules, path)(**arguments)
         except CheckpointError:
             raise
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: {target} cannot be built: {error}") from error
-    if isinstance(spec, list):
-        return [build(v, trusted_modules, f"{path}[{i}]") for i, v in enumerate(spec)]
-    return spec
+    if isinstance(description, list):
+        return [build(v, trusted_modules, f"{path}[{i}]") for i, v in enumerate(description)]
+    return description
 
 
 def _locate(target: str, trusted_modules: Sequence[str], path: str) -> type:

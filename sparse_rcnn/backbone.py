@@ -13,7 +13,7 @@ RESNETS = {18: resnet.resnet18, 34: resnet.resnet34, 50: resnet.resnet50, 101: r
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet up to its last stage, with frozen batch norm (spec 2).
+    """torchvision's ResNet up to its last stage, with frozen batch norm (semantics.md#backbone).
 
     Args:
         depth: 18, 34, 50 or 101.
@@ -113,7 +113,7 @@ class SmallNet(nn.Module):
 
 
 class FPNBackbone(nn.Module):
-    """A bottom-up network and torchvision's feature pyramid on its four maps (spec 2).
+    """A bottom-up network and torchvision's feature pyramid on its four maps (semantics.md#backbone).
 
     1x1 lateral and 3x3 output convolutions with bias and no norm, nearest upsampling, sum; Kaiming-uniform
     weights with a=1 and zero biases, as torchvision initialises them.

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-# Spec 9: a size grows by at most this factor in one stage; there is no lower bound.
+# semantics.md#box-refinement: a size grows by at most this factor in one stage; there is no lower bound.
 MAX_LOG_SCALE = math.log(100_000.0 / 16)
 DELTA_WEIGHTS = (2.0, 2.0, 1.0, 1.0)
 
@@ -30,7 +30,10 @@ def whwh(image_sizes_hw: Tensor) -> Tensor:
 
 
 def apply_deltas(deltas: Tensor, boxes_xyxy_abs: Tensor) -> Tensor:
-    """Refine boxes (..., 4) by deltas (..., 4) = (dx, dy, dw, dh), weighted by 2, 2, 1, 1 (spec 9)."""
+    """Refine boxes (..., 4) by deltas (..., 4) = (dx, dy, dw, dh), weighted by 2, 2, 1, 1.
+
+    Source: semantics.md#box-refinement.
+    """
     x1, y1, x2, y2 = boxes_xyxy_abs.unbind(-1)
     w, h = x2 - x1, y2 - y1
     dx, dy, dw, dh = (d / weight for d, weight in zip(deltas.unbind(-1), DELTA_WEIGHTS, strict=True))
@@ -44,8 +47,8 @@ def apply_deltas(deltas: Tensor, boxes_xyxy_abs: Tensor) -> Tensor:
 def generalized_iou(a_xyxy_abs: Tensor, b_xyxy_abs: Tensor) -> Tensor:
     """Generalised IoU of boxes that broadcast against each other, (..., 4) and (..., 4) to (...).
 
-    No epsilon (spec 12): two boxes without area give NaN, so one of the two (the ground truth) has to have
-    an area. Pairwise values come from ``a[:, None]`` and ``b[None]``. Source: Rezatofighi et al. 2019.
+    No epsilon (semantics.md#matching): two boxes without area give NaN, so one of the two (the ground truth) has
+    to have an area. Pairwise values come from ``a[:, None]`` and ``b[None]``. Source: Rezatofighi et al. 2019.
     """
     ax1, ay1, ax2, ay2 = a_xyxy_abs.unbind(-1)
     bx1, by1, bx2, by2 = b_xyxy_abs.unbind(-1)

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of the authors' release, to and from ours (names in spec, 'checkpoint layout')."""
+"""Checkpoints in the layout of the authors' release, to and from ours (semantics.md#released-checkpoints)."""
 
 from __future__ import annotations
 

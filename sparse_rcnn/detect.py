@@ -26,7 +26,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
         ValueError: another precision.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"train.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

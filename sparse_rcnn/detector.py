@@ -31,8 +31,8 @@ class SparseRCNN(nn.Module):
         positional_encoding: what is added to the maps before RoI pooling (table 9).
         roi_pooler: maps and boxes to RoI features (N * P, C, S, S).
         stage: the prototype of a stage. Every stage is a clone of it whose matrices are drawn anew, so that
-            the one-dimensional parameters start equal in all stages (spec 11).
-        pixel_mean, pixel_std: of RGB in 0..255 (spec 1).
+            the one-dimensional parameters start equal in all stages (semantics.md#initialisation).
+        pixel_mean, pixel_std: of RGB in 0..255 (semantics.md#input).
     """
 
     pixel_mean: Tensor
@@ -71,7 +71,7 @@ class SparseRCNN(nn.Module):
         self.card: ModelCard | None = None
 
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
-        """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (spec 1)."""
+        """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (semantics.md#input)."""
         x = (images.float() - self.pixel_mean) / self.pixel_std
         rows = torch.arange(images.shape[2], device=images.device) < image_sizes_hw[:, :1]
         columns = torch.arange(images.shape[3], device=images.device) < image_sizes_hw[:, 1:]
@@ -96,7 +96,8 @@ class SparseRCNN(nn.Module):
         for stage in self.stages:
             output, object_features = self._run_stage(stage, maps, boxes_xyxy_abs, object_features, proposal_features)
             outputs.append(output)
-            boxes_xyxy_abs = output.boxes_xyxy_abs.detach()  # spec 10: boxes are detached, features are not
+            # Boxes are detached, features are not (semantics.md#box-refinement).
+            boxes_xyxy_abs = output.boxes_xyxy_abs.detach()
         return outputs
 
     def _run_stage(

@@ -136,37 +136,42 @@ def first_host(nodelist: str) -> str:
     return re.sub(r"\[([^\]]*)\]", lambda ranges: re.split("[-,]", ranges[1])[0], match[0])
 
 
-def choose_device(name: str, local_rank: int) -> torch.device:
+def choose_device(device: str, local_rank: int) -> torch.device:
     """``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1`` ... as a device of this process.
 
     Raises:
         UserError: the device does not exist here.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        chosen = torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"train.device={name} is no device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"train.device={name} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
+        raise UserError(f"device {device!r} does not exist; use auto, cpu, cuda or cuda:N") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if chosen.type == "cuda":
         if not torch.cuda.is_available():
-            raise UserError(f"train.device={name}, but no CUDA device is visible here; use train.device=cpu")
+            raise UserError(f"device {device!r}: no CUDA device is visible here; use cpu")
         # With one visible GPU per task (SLURM's --gpus-per-task) every task's own GPU has index 0.
         count = torch.cuda.device_count()
-        index = device.index if device.index is not None else local_rank % count
+        index = chosen.index if chosen.index is not None else local_rank % count
         if index >= count:
-            raise UserError(f"train.device={name}, but only {count} CUDA device(s) are visible here")
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
-    return device
+            visible = "1 CUDA device is" if count == 1 else f"{count} CUDA devices are"
+            raise UserError(f"device {device!r}: only {visible} visible here; take a lower number")
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    return chosen
 
 
-def init_world(device_name: str) -> World:
-    """Join the other processes, if there are any, and choose the device."""
+def init_world(device: str) -> World:
+    """Join the other processes, if there are any, and choose the device.
+
+    Raises:
+        UserError: the device does not exist here, or the other processes cannot be met.
+    """
     rank, size, local_rank = rank_from_environment(dict(os.environ))
-    device = choose_device(device_name, local_rank)
+    chosen = choose_device(device, local_rank)
     if size > 1 and not dist.is_initialized():
         if "MASTER_ADDR" not in os.environ:
             os.environ["MASTER_ADDR"] = first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
@@ -176,7 +181,7 @@ def init_world(device_name: str) -> World:
             names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
             job, step, start = (int(os.environ.get(name, 0)) for name in names)
             os.environ["MASTER_PORT"] = str(20000 + (job + 101 * step + 1009 * start) % 12000)
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, rank=rank, world_size=size)
         except dist.DistError as error:
@@ -185,4 +190,4 @@ def init_world(device_name: str) -> World:
             raise UserError(
                 f"rank {rank} of {size} cannot meet the others at MASTER_ADDR:MASTER_PORT {address}: {reason}"
             ) from error
-    return World(rank, size, device)
+    return World(rank, size, chosen)

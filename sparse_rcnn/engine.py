@@ -29,7 +29,18 @@ PARTS = ("loss_class", "loss_l1", "loss_giou")
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How the loop runs; see ``experiments/schema.py`` for what each setting means."""
+    """How the loop runs.
+
+    Args:
+        num_steps, num_steps_per_epoch: of the whole training, and what makes an epoch in the log and the schedule.
+        num_micro_batches: batches of a step on each process, whose gradients add up.
+        clip_norm: limit of the norm of the whole model's gradient; None: no clipping.
+        precision: ``fp32`` or ``bf16``; matching and losses are float32 with either.
+        channels_last: memory format of the images, and of the model.
+        log_every: steps between two lines of the log.
+        eval_every: steps between two evaluations; None: none within the training.
+        checkpoint_every: steps between two checkpoints; None: at the end, before evaluations and on a stop request.
+    """
 
     num_steps: int
     num_steps_per_epoch: int
@@ -55,7 +66,7 @@ class _StepRecord:
 
 
 def normalizer(num_boxes: float, world_size: int) -> float:
-    """What losses are divided by: boxes of the global batch averaged over the processes, at least 1 (spec 13)."""
+    """The divisor of losses: the global batch's boxes averaged over the processes, at least 1 (semantics.md#losses)."""
     return max(num_boxes / world_size, 1.0)
 
 
@@ -203,8 +214,8 @@ def _due(done: int, every: int | None) -> bool:
 
 def _advice(what: str, step: int, lr: float) -> str:
     return (
-        f"{what} at step {step} with lr {lr:.3g}: lower optim.lr (Sparse R-CNN trains with AdamW at 2.5e-5; rates of "
-        "SGD recipes diverge), warm up longer (schedule.num_warmup_steps), or look at the images of this step"
+        f"{what} at step {step} with lr {lr:.3g}: lower the learning rate (Sparse R-CNN trains with AdamW at 2.5e-5; "
+        "rates of SGD recipes diverge), warm up longer, or look at the images of this step"
     )
 
 

@@ -11,10 +11,10 @@ from sparse_rcnn.structures import Detections, StageOutput
 
 @torch.no_grad()
 def select_detections(output: StageOutput, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> list[Detections]:
-    """The P best of the P * K scores of each image, in pixels of the original image, on the CPU (spec 15).
+    """The P best of the P * K scores of each image, in pixels of the original image, on the CPU.
 
     One box may come with several labels. Boxes are scaled, then clipped to the image, then dropped where no
-    width or height is left.
+    width or height is left (semantics.md#inference).
 
     Args:
         output: logits (N, P, K) and boxes (N, P, 4) in resized pixels.

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 
 class DynamicInteraction(nn.Module):
-    """The proposal feature generates two 1x1 convolutions that filter its own RoI feature (paper 3.2, spec 8).
+    """The proposal feature generates two 1x1 convolutions that filter its own RoI feature (paper section 3.2).
+
+    Every step: semantics.md#dynamic-interaction.
 
     Args:
         hidden_dim: C.

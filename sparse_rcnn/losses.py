@@ -33,7 +33,7 @@ class Losses:
 
 
 class SetCriterion(nn.Module):
-    """Losses of all stages against one-to-one matched ground truth (paper section 3.3, spec 13).
+    """Losses of all stages against one-to-one matched ground truth (paper section 3.3, semantics.md#losses).
 
     Args:
         matcher: assigns proposals to targets.

@@ -36,10 +36,10 @@ class Matches:
 
 
 class HungarianMatcher:
-    """One-to-one assignment of least cost (paper section 3.3, spec 12).
+    """One-to-one assignment of least cost (paper section 3.3, semantics.md#matching).
 
     The cost of a pair is ``class_cost`` * focal + ``l1_cost`` * L1 of the normalised corners + ``giou_cost`` *
-    (-GIoU), in float32. With more targets than proposals the surplus targets stay unmatched (spec 14).
+    (-GIoU), in float32. With more targets than proposals the surplus targets stay unmatched (semantics.md#matching).
     """
 
     def __init__(

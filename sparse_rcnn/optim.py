@@ -11,9 +11,10 @@ LR_SCALING = {"none": lambda ratio: 1.0, "sqrt": math.sqrt, "linear": lambda rat
 
 
 def parameter_groups(model: nn.Module, lr: float, backbone_lr_multiplier: float) -> list[dict[str, Any]]:
-    """All trainable parameters in one group, or two where the backbone has a rate of its own (spec 16).
+    """All trainable parameters in one group, or two where the backbone has a rate of its own.
 
-    Weight decay is on everything, so nothing else splits the groups: fused and foreach optimizers like few.
+    Weight decay is on everything (semantics.md#optimisation), so nothing else splits the groups: fused and
+    foreach optimizers like few.
     """
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     if backbone_lr_multiplier == 1:
@@ -23,12 +24,12 @@ def parameter_groups(model: nn.Module, lr: float, backbone_lr_multiplier: float)
     return [{"params": rest, "lr": lr}, {"params": backbone, "lr": lr * backbone_lr_multiplier}]
 
 
-def scale_lr(lr: float, rule: str, batch_size: int, reference_batch_size: int) -> float:
+def scale_lr(lr: float, lr_scaling: str, batch_size: int, reference_batch_size: int) -> float:
     """The learning rate for a global batch size, by ``none``, ``sqrt`` or ``linear``.
 
     Raises:
         ValueError: an unknown rule.
     """
-    if rule not in LR_SCALING:
-        raise ValueError(f"train.lr_scaling must be one of {', '.join(LR_SCALING)}, got {rule!r}")
-    return lr * LR_SCALING[rule](batch_size / reference_batch_size)
+    if lr_scaling not in LR_SCALING:
+        raise ValueError(f"lr_scaling must be one of {', '.join(LR_SCALING)}, got {lr_scaling!r}")
+    return lr * LR_SCALING[lr_scaling](batch_size / reference_batch_size)

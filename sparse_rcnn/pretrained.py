@@ -23,13 +23,13 @@ def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
         UserError: not a name and not a file, or offline; says which file to put where.
     """
     if not isinstance(bottom_up, ResNet):
-        raise UserError(f"weights.backbone={weights}: {type(bottom_up).__name__} has no pretrained weights; set null")
+        raise UserError(f"weights {weights!r}: {type(bottom_up).__name__} has no pretrained weights; give none")
     if Path(weights).is_file():
         return Path(weights)
     known = get_model_weights(f"resnet{bottom_up.depth}")
     if weights not in known.__members__:
         raise UserError(
-            f"weights.backbone={weights} is neither a file nor one of torchvision's for resnet{bottom_up.depth}: "
+            f"weights {weights!r} are neither a file nor one of torchvision's for resnet{bottom_up.depth}: "
             f"{', '.join(known.__members__)}"
         )
     url = known[weights].url
@@ -40,8 +40,8 @@ def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
             torch.hub.download_url_to_file(url, str(file), progress=True)
         except (URLError, OSError) as error:
             raise UserError(
-                f"weights.backbone={weights} cannot be downloaded ({error}): put the file {file.name} of torchvision "
-                f"into {file.parent}, or set weights.backbone to the path of a local file"
+                f"weights {weights!r} cannot be downloaded ({error}): put the file {file.name} of torchvision "
+                f"into {file.parent}, or give the path of a local file"
             ) from error
     return file
 

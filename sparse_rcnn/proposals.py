@@ -17,7 +17,7 @@ class BoxInit(Protocol):
 
 
 class LearnedProposals(nn.Module):
-    """A fixed set of boxes and features, learned as ordinary parameters (paper section 3.2, spec 3 and 4).
+    """A fixed set of boxes and features, learned as ordinary parameters (paper section 3.2, semantics.md#proposals).
 
     Args:
         num_proposals: P.

@@ -37,7 +37,7 @@ class Concatenation(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the object features of one image, residual, LayerNorm (spec 6).
+    """Multi-head self-attention over the object features of one image, residual, LayerNorm (semantics.md#stage).
 
     No positional encoding: the features are a set. Paper section 3.2, table 4.
     """

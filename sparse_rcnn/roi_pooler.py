@@ -11,7 +11,7 @@ from torchvision.ops import roi_align
 
 
 def assign_levels(boxes_xyxy_abs: Tensor, min_level: int, max_level: int) -> Tensor:
-    """Pyramid level of each box (..., 4): floor(4 + log2(sqrt(area) / 224 + 1e-8)), clamped (spec 5).
+    """Pyramid level of each box (..., 4): floor(4 + log2(sqrt(area) / 224 + 1e-8)), clamped (semantics.md#roi-pooling).
 
     A box whose width and height have different signs has a negative area and belongs to no level: -1. Nor
     does a box that is not finite, from which torchvision's RoIAlign on a CPU would read anywhere in memory.
@@ -38,7 +38,9 @@ class _RoIPooler(nn.Module):
 
 
 class MultiLevelRoIAlign(_RoIPooler):
-    """torchvision's RoIAlign on the pyramid level that fits the size of each box (spec 5). Boxes get no gradient.
+    """torchvision's RoIAlign on the pyramid level that fits the size of each box (semantics.md#roi-pooling).
+
+    Boxes get no gradient.
 
     Args:
         output_size: side S of the pooled map (7).
@@ -75,8 +77,8 @@ class GatherRoIAlign(_RoIPooler):
 
     Every bin is a weighted sum of 4 * sampling_ratio**2 pixels, so all bins of all boxes on all levels are one
     ``embedding_bag`` over the pixels of the pyramid: no kernel per level, no wait for the device to count the
-    boxes of a level, and on a CPU several times faster (``experiments.benchmark roi``), whose RoIAlign has a
-    backward pass on one thread. It copies the pyramid once per stage: made for small maps.
+    boxes of a level, and several times faster on a CPU, where RoIAlign has a backward pass on one thread.
+    It copies the pyramid once per stage: made for small maps.
     """
 
     def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:

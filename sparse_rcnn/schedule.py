@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class WarmupMultiStep:
-    """Linear warm-up, then a drop by ``gamma`` at each milestone (spec 16).
+    """Linear warm-up, then a drop by ``gamma`` at each milestone (semantics.md#optimisation).
 
     Args:
         length: of the training, in ``unit``.

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from sparse_rcnn.boxes import apply_deltas
 from sparse_rcnn.structures import StageOutput
 
-PRIOR_PROBABILITY = 0.01  # of a class at the start of training (Lin et al. 2017, spec 11)
+PRIOR_PROBABILITY = 0.01  # of a class at the start of training (Lin et al. 2017, semantics.md#initialisation)
 
 
 class FeedForward(nn.Module):
-    """C -> dim_feedforward -> C with ReLU, residual, LayerNorm (spec 6)."""
+    """C -> dim_feedforward -> C with ReLU, residual, LayerNorm (semantics.md#stage)."""
 
     def __init__(self, hidden_dim: int, dim_feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class FeedForward(nn.Module):
 
 
 class NoFeedForward(nn.Identity):
-    """Object features as they are, for the heads that end with their interaction (spec, 'Sparse only')."""
+    """Object features as they are, for the heads that end with their interaction (semantics.md#sparse-only)."""
 
     def __init__(self) -> None:  # and no arguments that would be swallowed
         super().__init__()
 
 
 class Tower(nn.Sequential):
-    """``num_layers`` x (Linear without bias, LayerNorm, ReLU), then a Linear to ``num_outputs`` (spec 7)."""
+    """``num_layers`` x (Linear without bias, LayerNorm, ReLU), then a Linear (semantics.md#towers)."""
 
     def __init__(self, hidden_dim: int, num_layers: int, num_outputs: int) -> None:
         layers: list[nn.Module] = []
@@ -58,7 +58,7 @@ class Tower(nn.Sequential):
 
 
 class Stage(nn.Module):
-    """One dynamic head: object features and boxes in, refined ones out (paper section 3.2, spec 6 to 9).
+    """One dynamic head: object features and boxes in, refined ones out (semantics.md#stage).
 
     Args:
         hidden_dim: C.
@@ -101,7 +101,7 @@ class Stage(nn.Module):
         self.reg_tower = Tower(hidden_dim, num_reg_layers, 4)
 
     def reset_parameters(self) -> None:
-        """Draw the matrices anew (Xavier uniform) and set the class prior; vectors stay as they are (spec 11)."""
+        """Draw the matrices anew (Xavier uniform) and set the class prior (semantics.md#initialisation)."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

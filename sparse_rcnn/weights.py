@@ -110,8 +110,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise CheckpointError(
-                    f"{path} is a safetensors file but not one of this project; convert released checkpoints "
-                    "with: python -m experiments.convert"
+                    f"{path} is a safetensors file but not one of this project; a released checkpoint has to be "
+                    "converted first"
                 )
             if int(metadata["format_version"]) > FORMAT_VERSION:
                 raise CheckpointError(
@@ -125,7 +125,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         hint = ""
         if path.suffix in (".pth", ".pt", ".pkl"):
-            hint = "; convert a released checkpoint first: python -m experiments.convert IN.pth OUT"
+            hint = "; a released checkpoint has to be converted first"
         raise CheckpointError(f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}") from error
     return tensors, card
 

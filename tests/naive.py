@@ -1,5 +1,5 @@
-"""The detector's mathematics a second time, in plain Python loops over floats: slow, and written from the
-specification (spec numbers in the docstrings) without a look at the library."""
+"""The detector's mathematics a second time, in plain Python loops over floats: slow, and written from
+the semantics (docs/semantics.md, whose sections the docstrings name) without a look at the library."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def area(box: Box) -> float:
 
 
 def giou(a: Box, b: Box) -> float:
-    """Generalised IoU of two xyxy boxes, no epsilon (spec 12)."""
+    """Generalised IoU of two xyxy boxes, no epsilon (semantics.md#matching)."""
     overlap_w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     overlap_h = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     overlap = overlap_w * overlap_h
@@ -27,7 +27,7 @@ def giou(a: Box, b: Box) -> float:
 
 
 def l1(a: Box, b: Box, size_hw: Sequence[float]) -> float:
-    """Sum of the four corner differences, each over its image side (spec 12)."""
+    """Sum of the four corner differences, each over its image side (semantics.md#matching)."""
     height, width = size_hw
     return sum(abs(p - q) / side for p, q, side in zip(a, b, (width, height, width, height), strict=True))
 
@@ -37,7 +37,7 @@ def sigmoid(x: float) -> float:
 
 
 def match_cost(logits: Sequence[float], box: Box, label: int, target: Box, size_hw: Sequence[float]) -> float:
-    """Cost of one pair (spec 12)."""
+    """Cost of one pair (semantics.md#matching)."""
     p, alpha, gamma = sigmoid(logits[label]), 0.25, 2
     positive = alpha * (1 - p) ** gamma * -math.log(p + 1e-8)
     negative = (1 - alpha) * p**gamma * -math.log(1 - p + 1e-8)
@@ -58,7 +58,7 @@ def best_assignment(cost: np.ndarray) -> tuple[float, dict[int, int]]:
 
 
 def focal_loss(logit: float, is_target: bool) -> float:
-    """Sigmoid focal loss of one number, alpha .25 and gamma 2 (Lin et al. 2017, spec 13)."""
+    """Sigmoid focal loss of one number, alpha .25 and gamma 2 (Lin et al. 2017, semantics.md#losses)."""
     p = sigmoid(logit if is_target else -logit)  # probability given to what is true
     log_p = -math.log1p(math.exp(-abs(logit))) - (max(0.0, -logit) if is_target else max(0.0, logit))
     return (0.25 if is_target else 0.75) * (1 - p) ** 2 * -log_p
@@ -71,7 +71,7 @@ def set_loss(
     sizes_hw: Sequence[Sequence[float]],
     num_boxes: float,
 ) -> np.ndarray:
-    """Weighted losses (3, S) of logits (S, N, P, K) and boxes (S, N, P, 4): class, L1, GIoU (spec 12, 13)."""
+    """Weighted losses (3, S) of logits (S, N, P, K) and boxes (S, N, P, 4): class, L1, GIoU (semantics.md#losses)."""
     num_stages, num_images, num_proposals, num_classes = logits.shape
     losses = np.zeros((3, num_stages))
     for s in range(num_stages):
@@ -95,7 +95,7 @@ def set_loss(
 
 
 def apply_deltas(deltas: Sequence[float], box: Box) -> list[float]:
-    """Spec 9."""
+    """The refined box (semantics.md#box-refinement)."""
     width, height = box[2] - box[0], box[3] - box[1]
     cx, cy = box[0] + width / 2, box[1] + height / 2
     dx, dy, dw, dh = deltas[0] / 2, deltas[1] / 2, deltas[2], deltas[3]
@@ -106,7 +106,7 @@ def apply_deltas(deltas: Sequence[float], box: Box) -> list[float]:
 
 
 def level(box: Box) -> int | None:
-    """Pyramid level of a box; None for a negative area, which has no root (spec 5)."""
+    """Pyramid level of a box; None for a negative area, which has no root (semantics.md#roi-pooling)."""
     if area(box) < 0:
         return None
     return min(5, max(2, math.floor(4 + math.log2(math.sqrt(area(box)) / 224 + 1e-8))))
@@ -128,7 +128,7 @@ def bilinear(plane: np.ndarray, y: float, x: float) -> float:
 
 
 def roi_align(maps: Sequence[np.ndarray], box: Box, size: int, ratio: int) -> np.ndarray:
-    """RoI feature (C, size, size) of a box from maps p2.. (C, H, W), aligned (spec 5); zero without level."""
+    """RoI feature (C, size, size) of a box from maps p2.. (C, H, W), zero without level (semantics.md#roi-pooling)."""
     pooled = np.zeros((maps[0].shape[0], size, size))
     box_level = level(box)
     if box_level is None:
@@ -169,7 +169,9 @@ def linear(x: Sequence[float], weight: np.ndarray, bias: Sequence[float]) -> lis
 def dynamic_interaction(
     parameters: dict[str, np.ndarray], feature: Sequence[float], roi: np.ndarray, width: int
 ) -> list[float]:
-    """New object feature (C,) from a proposal feature (C,) and its RoI feature (C, S, S) (spec 8 and 6).
+    """New object feature (C,) from a proposal feature (C,) and its RoI feature (C, S, S).
+
+    Source: semantics.md#dynamic-interaction.
 
     ``parameters`` by the names of the library's module; ``width`` is that between the two products (64).
     """
@@ -194,7 +196,7 @@ def dynamic_interaction(
 
 
 def self_attention(parameters: dict[str, np.ndarray], features: np.ndarray, num_heads: int) -> np.ndarray:
-    """New object features of one image, (P, C) to (P, C) (spec 6); ``parameters`` by the library's names."""
+    """New object features of one image, (P, C) to (P, C) (semantics.md#stage)."""
     p = parameters
     num_channels = features.shape[1]
     width = num_channels // num_heads
@@ -222,7 +224,7 @@ def self_attention(parameters: dict[str, np.ndarray], features: np.ndarray, num_
 def select_detections(
     logits: np.ndarray, boxes: np.ndarray, size_hw: Sequence[float], original_hw: Sequence[float]
 ) -> list[tuple[float, int, list[float]]]:
-    """(score, label, box) of one image, best first (spec 15)."""
+    """(score, label, box) of one image, best first (semantics.md#inference)."""
     num_proposals, num_classes = logits.shape
     scored = [(sigmoid(float(logits[p, k])), k, p) for p in range(num_proposals) for k in range(num_classes)]
     scored.sort(key=lambda entry: -entry[0])

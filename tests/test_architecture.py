@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
@@ -96,6 +97,31 @@ def test_layers_of_the_library() -> None:
             if top_level and rank.get(target, -1) > own:
                 wrong.append(f"{module} imports {target}")
     assert not wrong
+
+
+# Keys of conf/ whose nodes are no objects of the library, options and commands: what only `experiments` knows.
+FOREIGN_WORDS = re.compile(
+    r"\bexperiments\b|(?<![\w-])--[a-z]"
+    r"|(?<![\w.])(?:train|eval|optim|data|log|weights|schedule|criterion|input|scale)\.[a-z_]+(?![\w.]*\()"
+)
+
+
+def test_the_library_speaks_of_arguments_and_not_of_the_command_line() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {match[0]}"
+        for file in sources("sparse_rcnn")
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for match in FOREIGN_WORDS.finditer(node.value)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text", ["lower optim.lr, or", "train.device=", "python -m experiments.convert", "give --device cpu", "(data.root)"]
+)
+def test_foreign_words_are_found(text: str) -> None:
+    assert FOREIGN_WORDS.search(text)
 
 
 def test_only_build_instantiates() -> None:

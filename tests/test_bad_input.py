@@ -96,7 +96,7 @@ CONFIGURATION = {
     "train.lr_scaling=cubic": r"train\.lr_scaling must be one of none, sqrt, linear",
     "train.log_every=0": r"train\.log_every must be at least 1",
     "train.checkpoint_every=-1": r"train\.checkpoint_every must be at least 1",
-    "train.device=gpu": r"train\.device=gpu is no device",
+    "train.device=gpu": r"train\.device: device 'gpu' does not exist",
     "eval.every_epochs=0": r"eval\.every_epochs must be at least 1",
     "eval.batch_size=0": r"eval\.batch_size must be at least 1",
     "eval.backend=fast": r"eval\.backend must be one of hotcoco, pycocotools",
@@ -125,7 +125,7 @@ CONFIGURATION = {
     "data.generator.num_train_images=0": r"data\.generator: num_train_images",
     "experiment_name=a/b": r"experiment=a/b: letters, digits",
     # weights
-    "weights.backbone=IMAGENET1K_V1": r"weights\.backbone=IMAGENET1K_V1: SmallNet has no pretrained weights",
+    "weights.backbone=IMAGENET1K_V1": r"weights\.backbone: weights 'IMAGENET1K_V1': SmallNet has no pretrained weights",
     "weights.detector=/nowhere/model.safetensors": r"weights\.detector: there is no file /nowhere/model.safetensors",
     # missing and unreadable
     "data=coco": r"data\.root: has no value; set it on the command line: data\.root=\.\.\.",
@@ -335,11 +335,13 @@ def test_pretrained_weights_that_cannot_be_had(
         f"runs_root={tmp_path / 'runs'}",
     ]
     line = command.fails(arguments)
-    assert line.startswith("weights.backbone=IMAGENET1K_V1 cannot be downloaded (")
+    assert line.startswith("weights.backbone: weights 'IMAGENET1K_V1' cannot be downloaded (")
     assert "put the file resnet18-" in line
     assert str(tmp_path / "torch" / "hub" / "checkpoints") in line
     line = command.fails([*arguments, "weights.backbone=IMAGENET9"])
-    assert line.startswith("weights.backbone=IMAGENET9 is neither a file nor one of torchvision's for resnet18")
+    assert line.startswith(
+        "weights.backbone: weights 'IMAGENET9' are neither a file nor one of torchvision's for resnet18"
+    )
     (tmp_path / "garbage.pth").write_bytes(b"garbage")
     line = command.fails([*arguments, f"weights.backbone={tmp_path / 'garbage.pth'}"])
     assert line.startswith(f"{tmp_path / 'garbage.pth'} cannot be read as a PyTorch checkpoint")
@@ -440,7 +442,8 @@ def test_a_corrupt_checkpoint_on_the_command_line(command: Command, tmp_path: Pa
 
 def test_numbers_that_are_none(command: Command, tmp_path: Path) -> None:
     line = command.fails(tiny.overrides(tmp_path, "optim.lr=1e30"))
-    assert re.match(r"stage \d: .* at step \d with lr \S+: lower optim\.lr", line), line
+    assert re.match(r"stage \d: .* at step \d with lr \S+: lower the learning rate ", line), line
+    assert line.endswith("; the keys are optim.lr and schedule.num_warmup_steps")
     run = tiny.only_run(tmp_path)
     status = tiny.status(run)
     assert (status["state"], status["error"]) == ("failed", f"NonFiniteError: {line}")

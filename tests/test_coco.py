@@ -302,7 +302,7 @@ def test_one_class_and_max_images(tmp_path):
     assert data.image_ids == [5, 9]
     assert data.image_sizes_hw.shape == (2, 2)
     assert data[1].boxes_xyxy_abs.tolist() == [[5, 6, 12, 14]]
-    with pytest.raises(ValueError, match="max_images must be at least 1 or null, got 0"):
+    with pytest.raises(ValueError, match="max_images must be at least 1 or None, got 0"):
         CocoDetection(tmp_path / "instances.json", tmp_path / "images", AS_IS, False, 0, max_images=0)
     with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
         CocoDetection(tmp_path / "instances.json", tmp_path / "images", AS_IS, False, -1)

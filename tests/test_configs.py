@@ -251,7 +251,7 @@ def test_mistakes_in_the_real_configuration_are_named(overrides: list[str], mess
         ("hidden_dim=20", r"^model.*hidden_dim 20 is not a multiple of num_heads 8"),
         ("schedule.milestones=[0.9,0.8]", r"^schedule: .*milestones must be ascending"),
         ("optim.lr=-1", r"^optim: .*learning rate"),
-        ("weights.backbone=/nowhere/r50.pth", r"^weights\.backbone=/nowhere/r50\.pth"),
+        ("weights.backbone=/nowhere/r50.pth", r"^weights\.backbone: weights '/nowhere/r50\.pth': SmallNet has no"),
     ],
 )
 def test_values_that_a_constructor_refuses_fail_before_data_is_loaded(override: str, message: str) -> None:

@@ -76,11 +76,11 @@ def test_the_first_host_of_a_node_list(nodelist: str, host: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpu", "train.device=gpu is no device; use auto, cpu, cuda or cuda:N"),
-        ("meta", "train.device=meta is not supported; use auto, cpu, cuda or cuda:N"),
+        ("gpu", "device 'gpu' does not exist; use auto, cpu, cuda or cuda:N"),
+        ("meta", "device 'meta' is not supported; use auto, cpu, cuda or cuda:N"),
         pytest.param(
             "cuda",
-            "train.device=cuda, but no CUDA device is visible here; use train.device=cpu",
+            "device 'cuda': no CUDA device is visible here; use cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
     ],
@@ -98,7 +98,7 @@ def test_a_gpu_of_its_own_for_every_local_rank(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [choose_device("auto", rank).index for rank in (0, 1)] == [0, 1]
     assert choose_device("cuda:1", 0).index == 1
-    with pytest.raises(UserError, match=r"train.device=cuda:2, but only 2 CUDA device"):
+    with pytest.raises(UserError, match=r"^device 'cuda:2': only 2 CUDA devices are visible here"):
         choose_device("cuda:2", 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # each task sees its own GPU only
     assert choose_device("auto", 3).index == 0

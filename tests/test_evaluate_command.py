@@ -271,7 +271,7 @@ def test_mistakes_are_named_and_nothing_is_written(weights: Path, data: Path, tm
         ((weights, None, "--images", data), "--annotations and --images belong together"),
         ((weights, data, "--batch-size", 0), "--batch-size 0: at least 1"),
         ((weights, data, "--max-images", 0), "--max-images 0: at least 1"),
-        ((weights, data, "--device", "cuda:77"), "--device cuda:77"),
+        ((weights, data, "--device", "cuda:77"), "--device: device 'cuda:77'"),
     ):
         with pytest.raises(UserError, match=message):
             run(*arguments, "--out", out)

@@ -38,11 +38,11 @@ FACTOR = 5.0  # times the noise of the reference itself: see golden/README.md
 @cache
 def recipe() -> ModuleType:
     """The module that redraws the weights."""
-    spec = importlib.util.spec_from_file_location("golden_recipe", shared("golden/recipe.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    found = importlib.util.spec_from_file_location("golden_recipe", shared("golden/recipe.py"))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
     return module
 
 

@@ -324,7 +324,7 @@ def test_what_the_command_refuses_before_it_writes(weights: str, tmp_path: Path)
         ([str(image), str(image), "--out", out], "a.png is corrupt or not a safetensors file"),
         ([weights, str(image), "--out", out, "--score-threshold", "2"], "--score-threshold 2"),
         ([weights, str(image), "--out", out, "--batch-size", "0"], "--batch-size 0"),
-        ([weights, str(image), "--out", out, "--device", "foo"], "--device foo is no device"),
+        ([weights, str(image), "--out", out, "--device", "foo"], "--device: device 'foo' does not exist"),
     ):
         with pytest.raises(UserError, match=message):
             command.main(arguments)

@@ -82,22 +82,22 @@ def test_absent_weights_offline_name_the_file_and_the_folder(
     with pytest.raises(UserError) as caught:
         locate_backbone_weights(net(), NAME)
     message = str(caught.value)
-    assert message.startswith(f"weights.backbone={NAME} cannot be downloaded ")
-    assert f"put the file {FILE} of torchvision into {cache}, or set weights.backbone to the path" in message
+    assert message.startswith(f"weights {NAME!r} cannot be downloaded ")
+    assert f"put the file {FILE} of torchvision into {cache}, or give the path of a local file" in message
     assert "\n" not in message
     assert not cache.exists() or not list(cache.iterdir()), "nothing half-written stays"
 
 
 def test_neither_a_name_nor_a_file() -> None:
-    with pytest.raises(UserError, match=r"^weights.backbone=IMAGENET is neither a file nor .* resnet18: IMAGENET1K_V1"):
+    with pytest.raises(UserError, match=r"^weights 'IMAGENET' are neither a file nor .* resnet18: IMAGENET1K_V1"):
         locate_backbone_weights(net(), "IMAGENET")
-    with pytest.raises(UserError, match=r"/nowhere/w.pth is neither a file"):
+    with pytest.raises(UserError, match=r"/nowhere/w.pth' are neither a file"):
         locate_backbone_weights(net(), "/nowhere/w.pth")
 
 
 def test_the_small_network_has_no_pretrained_weights() -> None:
     small = SmallNet(widths=[16, 16, 16, 16], num_blocks=[0, 0, 0, 0])
-    with pytest.raises(UserError, match=f"weights.backbone={NAME}: SmallNet has no pretrained weights; set null"):
+    with pytest.raises(UserError, match=f"^weights {NAME!r}: SmallNet has no pretrained weights; give none$"):
         locate_backbone_weights(small, NAME)
 
 

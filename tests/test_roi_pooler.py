@@ -127,7 +127,7 @@ def test_gradient_of_the_maps_and_none_of_the_boxes(pooler: type) -> None:
     pool = pooler(output_size=2, sampling_ratio=2)
     assert torch.autograd.gradcheck(lambda *m: pool(m, boxes), maps)
     pool(maps, boxes).sum().backward()
-    assert boxes.grad is None, "RoIAlign gives no gradient to boxes (spec 5)"
+    assert boxes.grad is None, "RoIAlign gives no gradient to boxes (semantics.md#roi-pooling)"
     assert all(m.grad is not None and (m.grad != 0).any() for m in maps[:1])
 
 

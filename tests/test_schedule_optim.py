@@ -109,7 +109,7 @@ def test_lr_scaling_rules(rule: str, batch_size: int, factor: float) -> None:
 
 
 def test_an_unknown_lr_scaling_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"train\.lr_scaling must be one of none, sqrt, linear, got 'cubic'"):
+    with pytest.raises(ValueError, match=r"^lr_scaling must be one of none, sqrt, linear, got 'cubic'"):
         scale_lr(1.0, "cubic", 8, 16)
 
 

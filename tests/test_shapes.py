@@ -277,7 +277,7 @@ def test_ensure_again_does_nothing(made: Path) -> None:
 
 
 def test_ensure_refuses_another_set(made: Path) -> None:
-    with pytest.raises(DataError, match=r"seed: 0 there, 1 asked for\): choose another data.root or delete"):
+    with pytest.raises(DataError, match=r"seed: 0 there, 1 asked for\): choose another folder or delete"):
         tiny(seed=1).ensure(made)
     with pytest.raises(DataError, match=r"num_val_images: 8 there, 9 asked for"):
         tiny(num_val_images=9).ensure(made)
@@ -291,7 +291,7 @@ def test_ensure_leaves_foreign_folders_alone(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{name} is in use and holds no generated set: choose another"):
             tiny().ensure(tmp_path / name)
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
-    with pytest.raises(DataError, match=r"cannot make the generated set in .*file/below"):
+    with pytest.raises(DataError, match=r"file/below: the generated set cannot be made there"):
         tiny().ensure(tmp_path / "file" / "below")
     (tmp_path / "empty").mkdir()
     tiny().ensure(tmp_path / "empty")

@@ -332,11 +332,11 @@ def command(arguments: list[str]) -> int:
 
 @pytest.mark.parametrize("style", ["text", "markdown", "latex", "csv", "html"])
 def test_the_same_runs_give_the_same_bytes_wherever_they_lie(tmp_path: Path, style: str) -> None:
-    specs = [("baseline", s, 0.5 + s / 50) for s in range(3)] + [("stages_1", 0, 0.2), ("stages_12", 1, 0.6)]
+    rows = [("baseline", s, 0.5 + s / 50) for s in range(3)] + [("stages_1", 0, 0.2), ("stages_12", 1, 0.6)]
     outputs = []
     for order, place in enumerate(("first", "second/place")):
-        random.Random(order).shuffle(specs)
-        for name, seed, ap in specs:
+        random.Random(order).shuffle(rows)
+        for name, seed, ap in rows:
             path = make_run(tmp_path / place / "runs", name, seed, ap)
             if name == "stages_12":
                 (path / "results.json").write_text("damaged")

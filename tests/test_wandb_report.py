@@ -52,10 +52,10 @@ def spec_of(server, **options):
 
 
 def test_the_report_has_the_panels_of_a_sweep(server):
-    request, spec = spec_of(server, group="num_stages")
+    request, view = spec_of(server, group="num_stages")
     assert (request["entityName"], request["projectName"]) == ("entity", "project")
     assert request["displayName"] == "Sparse R-CNN ablations: num_stages"
-    text = json.dumps(spec)
+    text = json.dumps(view)
     titles = re.findall(r'"chartTitle": "([^"]*)"', text)
     assert {"AP over epochs", "AP over wall time", "AP of each stage", "loss", "AP against cost"} <= set(titles)
     assert "val/stage_2/AP" in text
@@ -77,8 +77,8 @@ def test_every_metric_of_the_report_is_one_that_runs_write(server, tmp_path):
 
     run = Run(tiny.train(tiny.overrides(tmp_path)))
     written = set(run.results) | {key for event in run.events() for key in event["metrics"]}
-    _, spec = spec_of(server, num_stages=2)
-    asked = set(re.findall(r'"(?:summary:)?((?:train|val|model)/[\w/]+)"', json.dumps(spec))) - {"val/views"}
+    _, view = spec_of(server, num_stages=2)
+    asked = set(re.findall(r'"(?:summary:)?((?:train|val|model)/[\w/]+)"', json.dumps(view))) - {"val/views"}
     assert len(asked) > 15
     assert asked <= written
     keys = set()

@@ -87,7 +87,7 @@ def test_a_damaged_file_is_named(file: Path, keep: int) -> None:
 
 def test_a_pytorch_checkpoint_gets_the_hint_to_convert(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "released.pth")
-    with pytest.raises(CheckpointError, match=r"released.pth .*: python -m experiments.convert"):
+    with pytest.raises(CheckpointError, match=r"released.pth .*; a released checkpoint has to be converted first$"):
         load_detector(tmp_path / "released.pth")
 
 

@@ -72,10 +72,10 @@ class StandIn:
         if operation == "RunParquetHistory":
             return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
         if operation == "SampledHistoryPage":
-            spec = json.loads(variables["spec"])
-            rows = [row for row in self.run(variables["run"])["history"] if set(spec["keys"]) <= set(row)]
-            page = [row for row in rows if spec["minStep"] <= row["_step"] <= spec["maxStep"]]
-            every = max(1, -(-len(page) // spec["samples"]))  # more than are asked for are a sample
+            wanted = json.loads(variables["spec"])
+            rows = [row for row in self.run(variables["run"])["history"] if set(wanted["keys"]) <= set(row)]
+            page = [row for row in rows if wanted["minStep"] <= row["_step"] <= wanted["maxStep"]]
+            every = max(1, -(-len(page) // wanted["samples"]))  # more than are asked for are a sample
             return {"project": {"run": {"sampledHistory": [page[::every]]}}}
         if operation == "ArtifactType":
             return {"project": {"artifact": None}}

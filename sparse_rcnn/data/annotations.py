@@ -76,7 +76,7 @@ def read_annotations(path: str | Path, drop_degenerate_boxes: bool) -> CocoAnnot
 
     keep = boxes[:, 2:].min(axis=1) > 0
     if not drop_degenerate_boxes:
-        annotations.refuse(~keep, "has a bbox of zero or negative size; correct it or set drop_degenerate_boxes=true")
+        annotations.refuse(~keep, "has a bbox of zero or negative size; correct it or set drop_degenerate_boxes")
     elif not keep.all():
         dropped = annotation_ids[~keep].tolist()
         warnings.warn(

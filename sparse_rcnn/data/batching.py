@@ -31,7 +31,7 @@ def collate(samples: list[Sample], size_divisor: int = 32) -> Batch:
 
 
 class AspectRatioBatchSampler(Sampler[list[tuple[int, int]]]):
-    """The endless stream of training batches of (epoch, index), portrait and landscape apart (spec 17).
+    """The endless stream of training batches of (epoch, index), shapes apart (semantics.md#augmentation).
 
     Every epoch is a permutation made from (seed, epoch), cut into global batches within each group; the
     remainders of both groups share a batch as far as they fill one, and what is left (less than a batch) sits

@@ -67,7 +67,7 @@ class CocoDetection(Dataset[Sample]):
         cache_images: bool = False,
     ) -> None:
         if max_images is not None and max_images < 1:
-            raise ValueError(f"max_images must be at least 1 or null, got {max_images}")
+            raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
         self.annotations_path, self.images_path = Path(annotations), Path(images)

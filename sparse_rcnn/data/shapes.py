@@ -257,10 +257,10 @@ class ShapesGenerator:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
-            raise DataError(f"data.root: cannot make the generated set in {root}: {error}") from error
+            raise DataError(f"{root}: the generated set cannot be made there: {error}") from error
 
     def _is_in(self, root: Path) -> bool:
-        advice = "choose another data.root or delete the folder"
+        advice = "choose another folder or delete this one"
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
             return False
         try:
@@ -268,16 +268,16 @@ class ShapesGenerator:
         except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
-            raise DataError(f"data.root: {root} is in use and holds no generated set: {advice}")
+            raise DataError(f"{root} is in use and holds no generated set: {advice}")
         wanted = self.key()
         differing = [k for k in {**wanted, **found} if wanted.get(k) != found.get(k)]
         if differing:
             what = ", ".join(f"{k}: {found.get(k)} there, {wanted.get(k)} asked for" for k in differing)
-            raise DataError(f"data.root: {root} holds another generated set ({what}): {advice}")
+            raise DataError(f"{root} holds another generated set ({what}): {advice}")
         for split in SPLITS:
             num_files = len(list((root / split).glob("*.png")))
             if num_files < self.num_images(split) or not (root / f"instances_{split}.json").exists():
-                raise DataError(f"data.root: files of the generated set in {root} are gone: {advice}")
+                raise DataError(f"files of the generated set in {root} are gone: {advice}")
         return True
 
     def _write(self, folder: Path, num_workers: int | None, progress: Callable[[int], None] | None) -> None:

@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-MIN_BOX_SIDE = 1e-5  # pixels; spec 17
+MIN_BOX_SIDE = 1e-5  # pixels; semantics.md#augmentation
 
 
 def shortest_edge_size_hw(size_hw: tuple[int, int], short_side: int, max_long_side: int | None) -> tuple[int, int]:
@@ -44,7 +44,7 @@ def resize(value: Any, size_hw: tuple[int, int]) -> Any:
 
 
 class ResizeShortestEdge(v2.Transform):
-    """Resize the short side to one of ``short_sides``, keeping the aspect ratio (spec 17).
+    """Resize the short side to one of ``short_sides``, keeping the aspect ratio (semantics.md#augmentation).
 
     torchvision's ``RandomShortestSize`` truncates where the released models were trained with rounding, so
     the chosen side can come out one pixel short there.
@@ -70,7 +70,7 @@ class ResizeShortestEdge(v2.Transform):
 
 
 class RandomCropRecipe(v2.Transform):
-    """With some probability resize the short side, then crop at random (spec 17, the 300-proposal models).
+    """With some probability resize the short side, then crop at random (semantics.md#augmentation, step 2).
 
     Args:
         probability: of doing anything at all.
@@ -106,7 +106,7 @@ class RandomCropRecipe(v2.Transform):
 
 
 class TrainTransform:
-    """The augmentation of training: flip, crop recipe, resize, then ground truth clipped (spec 17).
+    """The augmentation of training: flip, crop recipe, resize, then ground truth clipped (semantics.md#augmentation).
 
     Args:
         short_sides, max_long_side: see ``ResizeShortestEdge``.

@@ -51,7 +51,7 @@ class CocoEvaluator:
         Raises: DataError for detections that do not fit the ground truth, UserError for other ``max_dets``.
         """
         if len(max_dets) != 3 or not 0 < max_dets[0] < max_dets[1] < max_dets[2]:
-            raise UserError(f"eval.max_dets={list(max_dets)}: give three increasing counts, such as 1,10,100")
+            raise UserError(f"max_dets {list(max_dets)}: give three increasing counts, such as 1, 10, 100")
         first, second, last = (int(count) for count in max_dets)
         if isinstance(detections, DetectionTable):
             columns = DetectionColumns.from_table(detections, self.ground_truth)
@@ -81,7 +81,7 @@ def evaluate_detections(
 def _make_backend(ground_truth: CocoGroundTruth, backend: str) -> Backend:
     """The packages are imported here, so that only the chosen one has to be installed."""
     if backend not in BACKENDS:
-        raise UserError(f"eval.backend={backend}: unknown, choose one of {', '.join(BACKENDS)}")
+        raise UserError(f"backend {backend!r} is unknown: choose one of {', '.join(BACKENDS)}")
     try:
         if backend == "hotcoco":
             from sparse_rcnn.evaluation.hotcoco_backend import HotcocoBackend
@@ -93,6 +93,5 @@ def _make_backend(ground_truth: CocoGroundTruth, backend: str) -> Backend:
     except ImportError as error:
         other = BACKENDS[1 - BACKENDS.index(backend)]
         raise UserError(
-            f"eval.backend={backend}: the package cannot be imported ({error}): "
-            f"pip install {backend}, or set eval.backend={other}"
+            f"backend {backend!r}: the package cannot be imported ({error}): pip install {backend}, or choose {other!r}"
         ) from None
