@@ -172,7 +172,7 @@ def make_run(data: Path, weights: Path, path: Path) -> Path:
         "eval": {"batch_size": 3},
         "train": {"precision": "fp32", "channels_last": False},
     }
-    meta = {"schema_version": 1, "run_id": "x-seed0", "identity": "x", "seed": 0}
+    meta = {"schema_version": 1, "run_id": "x-seed0", "identity": "x", "seed": 0, "experiment": "x"}
     (path / "config.json").write_text(json.dumps(config))
     (path / "meta.json").write_text(json.dumps({**meta, "data": {"val": {"fingerprint": "of another file"}}}))
     (path / "model.safetensors").write_bytes(weights.read_bytes())
