@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.support.paths import ROOT
 
 PACKAGES = ("sparse_rcnn", "experiments", "analysis")
 FORBIDDEN = {
