@@ -7,9 +7,8 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ import experiments.train
 from tests.support import training
 
 Edit = Callable[[dict[str, Any]], None]
+
+DISK_SIZE = "16m"  # of tiny_disk
 
 
 class Command:
@@ -355,18 +356,6 @@ def test_a_file_in_the_place_of_the_runs(command: Command, tmp_path: Path) -> No
         line = command.fails(training.overrides(root))
         assert line.startswith(f"runs_root={root}: cannot be written: ")
     assert contents(tmp_path) == {tmp_path / "runs"}
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(["mount", *options], capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(disk: Path, leave: int = 0) -> Path:

@@ -17,17 +17,18 @@ from sparse_rcnn import SparseRCNN
 from sparse_rcnn.convert import ours_to_released
 from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
-from sparse_rcnn.weights import ModelCard, save_detector
+from sparse_rcnn.weights import save_detector
+from tests.support.detectors import resnet, small_card, small_detector
 from tests.support.paths import shared
-from tests.support.tiny_detector import tiny_architecture, tiny_card, tiny_detector
 
-R18 = {"_target_": "sparse_rcnn.backbone.ResNet", "depth": 18, "stride_in_1x1": False, "num_frozen_stages": 2}
+R18 = resnet(18)
 
 
 @pytest.fixture(scope="module")
 def model() -> SparseRCNN:
     """A detector that the released layout has names for."""
-    return tiny_detector(card=tiny_card([{"id": i, "name": f"class_{i}"} for i in range(3)], bottom_up=R18))
+    categories = [{"id": i, "name": f"class_{i}"} for i in range(3)]
+    return small_detector(card=small_card(categories, bottom_up=R18)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +209,14 @@ def test_the_output_is_never_overwritten_by_accident(model: SparseRCNN, released
 
 
 def test_a_variant_without_released_names_is_refused(tmp_path: Path) -> None:
-    small = tiny_detector()
+    small = small_detector(card=small_card()).eval()
     save_detector(small, small.card, tmp_path / "small.safetensors")
     with pytest.raises(CheckpointError, match=r"small.safetensors: .* no name for: backbone.bottom_up.stem"):
         run(tmp_path / "small.safetensors", tmp_path / "o.pth")
 
-    architecture = tiny_architecture(2, R18)
-    architecture["stage"]["reuse"]["num_heads"] = 4
-    heads = tiny_detector(card=ModelCard(architecture, tiny_card().categories, 64, 96))
+    card = small_card(bottom_up=R18)
+    card.architecture["stage"]["reuse"]["num_heads"] = 4
+    heads = small_detector(card=card).eval()
     save_detector(heads, heads.card, tmp_path / "heads.safetensors")
     with pytest.raises(CheckpointError, match=r"cannot say that model.stage.reuse.num_heads is 4"):
         run(tmp_path / "heads.safetensors", tmp_path / "o.pth")

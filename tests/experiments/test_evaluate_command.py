@@ -20,10 +20,10 @@ from sparse_rcnn.errors import CheckpointError, DataError, UserError
 from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth, evaluate_detections
 from sparse_rcnn.evaluation.detections import DetectionColumns
 from sparse_rcnn.weights import save_detector
+from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
 from tests.support.paths import ROOT
-from tests.support.tiny_detector import NUM_PROPOSALS, NUM_STAGES, tiny_card, tiny_detector
 
-CATEGORIES = tiny_card().categories
+CATEGORIES = small_card().categories
 
 
 def coco(num_images: int, boxes_per_image: int = 3, seed: int = 0) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def weights(data: Path) -> Path:
-    model = tiny_detector()
+    model = small_detector(card=small_card()).eval()
     save_detector(model, model.card, data / "m.safetensors")
     return data / "m.safetensors"
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from experiments.identity import run_identity
 from experiments.provenance import git_state
 from experiments.rundir import RunDirectory, write_json_atomic
 from sparse_rcnn.errors import UserError
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, names
 
 CONFIG: dict[str, Any] = {"seed": 3, "experiment": "base", "model": {"num_stages": 3}, "train": {"lr": 0.1}}
 META = {"recipe": "mini", "device": "cpu", "world_size": 1, "data": {"train": "abc"}}
@@ -32,10 +31,6 @@ def open_run(root: Path, experiment: str = "base", config: dict | None = None, *
     config = config or CONFIG
     identity = changes.pop("identity", None) or run_identity(config, META["data"])
     return RunDirectory.open(root, experiment, config, identity, 3, ["train.lr=0.1", "x=[1, 2]"], META)
-
-
-def names(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir())
 
 
 def test_a_new_run_has_its_config_overrides_and_provenance(tmp_path: Path) -> None:
@@ -192,18 +187,6 @@ def test_an_unwritable_runs_root_is_named(tmp_path: Path, below: str) -> None:
     blocked.write_text("")
     with pytest.raises(UserError, match=f"^runs_root={blocked / below}: cannot be written: "):
         open_run(blocked / below)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    options = ["-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(["mount", *options], capture_output=True).returncode != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tiny_disk: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import re
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
 from sparse_rcnn.weights import ModelCard
 from tests.support import training
+from tests.support.paths import names
 
 CARD = ModelCard({"_target_": "x"}, [{"id": 1, "name": "cell"}], 64, 96)
 
@@ -39,10 +38,6 @@ def state(step: int, identity: str = "abc") -> TrainingState:
 def save(folder: CheckpointFolder, *steps: int) -> None:
     for step in steps:
         folder.save(module(step), CARD, state(step))
-
-
-def names(path: Path) -> list[str]:
-    return sorted(entry.name for entry in path.iterdir())
 
 
 def test_a_checkpoint_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -173,23 +168,6 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path: Path) -> None:
 
 
 # --- disks -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"mounting a file system needs root: {done.stderr.strip()}")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 @pytest.mark.parametrize("room", [24_000, 12_000, 0], ids=["for-the-weights", "for-half-the-weights", "none"])

@@ -21,12 +21,12 @@ from sparse_rcnn.inference import select_detections
 from sparse_rcnn.predict import load_image
 from sparse_rcnn.structures import Detections
 from sparse_rcnn.weights import save_detector
-from tests.support.tiny_detector import NUM_PROPOSALS, NUM_STAGES, tiny_detector
+from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
 
 
 @pytest.fixture(scope="module")
 def model() -> SparseRCNN:
-    return tiny_detector()
+    return small_detector(card=small_card()).eval()
 
 
 def picture(height: int = 40, width: int = 60, seed: int = 0) -> torch.Tensor:
@@ -195,7 +195,7 @@ def test_files_that_cannot_be_read_are_named(model: SparseRCNN, tmp_path: Path) 
 
 
 def test_a_model_without_card_says_what_is_missing() -> None:
-    model = tiny_detector()
+    model = small_detector(card=small_card()).eval()
     model.card = None
     with pytest.raises(UserError, match="no card, so its image size and classes are unknown"):
         model.predict(picture())

@@ -23,12 +23,12 @@ from sparse_rcnn.weights import (
     save_detector,
     save_weights,
 )
-from tests.support.tiny_detector import tiny_card, tiny_detector
+from tests.support.detectors import small_card, small_detector
 
 
 @pytest.fixture(scope="module")
 def model() -> SparseRCNN:
-    return tiny_detector()
+    return small_detector(card=small_card()).eval()
 
 
 @pytest.fixture
@@ -159,5 +159,5 @@ def test_writing_leaves_the_old_file_or_nothing(model: SparseRCNN, file: Path, t
 
 
 def test_a_card_reads_back_through_json() -> None:
-    card = tiny_card()
+    card = small_card()
     assert ModelCard.from_json(json.dumps(asdict(card))) == card

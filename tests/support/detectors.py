@@ -1,4 +1,4 @@
-"""Small detectors and batches that several test files build."""
+"""Detectors that build and run in milliseconds, what they read, and what they might put out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import HungarianMatcher
 from sparse_rcnn.structures import StageOutput, Targets
+from sparse_rcnn.weights import ModelCard
 
-# The test machines have two cores, which several test runs may share.
-torch.set_num_threads(min(2, torch.get_num_threads()))
-
+NUM_STAGES, NUM_PROPOSALS = 2, 6  # of a detector with a card
 PIXEL_MEAN = [123.675, 116.28, 103.53]
 PIXEL_STD = [58.395, 57.12, 57.375]
 
 
 def architecture(
     num_stages: int = 3,
-    num_proposals: int = 6,
+    num_proposals: int = NUM_PROPOSALS,
     num_classes: int = 4,
     hidden_dim: int = 16,
+    dim_dynamic: int = 4,
     dropout: float = 0.0,
     roi_pooler: str = "MultiLevelRoIAlign",
     bottom_up: dict[str, Any] | None = None,
@@ -73,7 +73,7 @@ def architecture(
             "interaction": {
                 "_target_": "sparse_rcnn.interaction.DynamicInteraction",
                 "hidden_dim": hidden_dim,
-                "dim_dynamic": 4,
+                "dim_dynamic": dim_dynamic,
                 "output_size": 7,
                 "dropout": dropout,
             },
@@ -97,15 +97,22 @@ def resnet(depth: int, stride_in_1x1: bool = False, num_frozen_stages: int = 2) 
     }
 
 
-def small_detector(seed: int = 0, **changes: Any) -> SparseRCNN:
-    """A small detector whose proposals differ: where all are the whole image, little could go wrong."""
+def small_detector(seed: int = 0, card: ModelCard | None = None, **changes: Any) -> SparseRCNN:
+    """A small detector, or that of a card, whose proposals differ: were all the whole image, little could go wrong."""
     torch.manual_seed(seed)
-    model: SparseRCNN = build(architecture(**changes))
+    model: SparseRCNN = build(architecture(**changes) if card is None else card.architecture)
+    if card is not None:
+        model.card = card
     with torch.no_grad():
-        boxes = model.proposals.boxes_cxcywh_norm
-        boxes[:, :2].uniform_(0.2, 0.8)
-        boxes[:, 2:].uniform_(0.1, 0.9)
+        model.proposals.boxes_cxcywh_norm.uniform_(0.2, 0.8)
     return model
+
+
+def small_card(categories: list[dict[str, Any]] | None = None, **changes: Any) -> ModelCard:
+    """What a weights file says of a small detector of these categories; two stages, so that roundings do not grow."""
+    categories = categories or [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    options = {"num_stages": NUM_STAGES, "hidden_dim": 32, "dim_dynamic": 8, "num_classes": len(categories)}
+    return ModelCard(architecture(**(options | changes)), categories, short_side=64, max_long_side=96)
 
 
 def images_of(sizes_hw: list[tuple[int, int]], side: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:

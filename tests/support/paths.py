@@ -1,4 +1,4 @@
-"""Where the repository and the shared material are."""
+"""Where the repository and the shared material are, and what a folder holds."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ def shared(relative: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is absent (set SPARSE_RCNN_SHARED to the folder that holds it)")
     return path
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
