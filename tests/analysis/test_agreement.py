@@ -24,7 +24,8 @@ from analysis.agreement import (
 from analysis.paper.rows import published_rows, published_tables
 from analysis.run_summary import load_summaries
 from analysis.table_rows import OurRow, our_rows
-from tests.support.runs import make_run, run_command
+from tests.support.commands import run_command
+from tests.support.runs import make_run
 
 
 def rows(root: Path, aps: dict[str, list[float]]) -> dict[str, OurRow]:

@@ -11,7 +11,9 @@ import pytest
 from analysis.boxes_data import load_detections, load_ground_truth
 from analysis.compare import compare, group_rows, measure
 from analysis.runs import RunError, read_run
-from tests.support.runs import edit_meta, make_evaluated_run, make_run, random_coco, run_command
+from tests.support.coco_numbers import random_coco
+from tests.support.commands import run_command
+from tests.support.runs import edit_meta, make_evaluated_run, make_run
 
 Suite = dict[str, Path]
 

@@ -25,7 +25,9 @@ from analysis.duplicates import Duplicates, count_duplicates, count_duplicates_o
 from analysis.errors import error_grids
 from analysis.matches import match
 from analysis.runs import read_run
-from tests.support.runs import make_evaluated_run, make_run, mean_of, pycocotools_precision, random_coco, run_command
+from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
+from tests.support.commands import run_command
+from tests.support.runs import make_evaluated_run, make_run
 
 IMAGES = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
 

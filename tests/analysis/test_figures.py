@@ -10,7 +10,8 @@ import pytest
 
 from analysis.figures import curves
 from analysis.run_summary import load_summaries
-from tests.support.runs import make_run, run_command
+from tests.support.commands import run_command
+from tests.support.runs import make_run
 
 
 def test_figures_go_to_a_folder_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from analysis.average_precision import AveragePrecision
 from analysis.boxes_data import Detections, GroundTruth, columns_to_detections
 from analysis.matches import AREAS, box_ious, match
 from analysis.runs import RunError
-from tests.support.runs import mean_of, pycocotools_precision, random_coco
+from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 
 
 def columns(coco: dict[str, Any], records: list[dict[str, Any]]) -> tuple[GroundTruth, Detections]:

@@ -15,7 +15,9 @@ from analysis.formats import DASH
 from analysis.report import Comments, read_comments
 from analysis.run_summary import load_summaries
 from analysis.runs import RunError
-from tests.support.runs import edit_meta, make_evaluated_run, make_run, random_coco, run_command
+from tests.support.coco_numbers import random_coco
+from tests.support.commands import run_command
+from tests.support.runs import edit_meta, make_evaluated_run, make_run
 
 
 def test_curves_are_means_over_seeds_of_the_evaluations(tmp_path: Path) -> None:

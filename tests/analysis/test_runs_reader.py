@@ -15,18 +15,12 @@ import pytest
 from analysis.run_folders import find_foreign_folders, find_runs
 from analysis.runs import SCHEMA_VERSION, NewerSchemaError, RunError, check_meta, read_run
 from tests.support.paths import ROOT
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
+from tests.support.runs import write_json, write_run
 
 
 def make_run(root: Path, experiment: str = "base", run_id: str = "0123456789ab-seed0", version: int = 1) -> Path:
-    path = root / experiment / run_id
-    write(path / "meta.json", {"schema_version": version, "run_id": run_id, "experiment": experiment})
-    write(path / "config.json", {"seed": 0})
-    return path
+    meta = {"schema_version": version, "experiment": experiment}
+    return write_run(root / experiment / run_id, meta, config={"seed": 0})
 
 
 def line(event: str, step: int, **metrics: float) -> str:
@@ -41,10 +35,10 @@ def test_a_run_without_results_yet(tmp_path: Path) -> None:
 
 def test_a_run_is_finished_with_results_and_state(tmp_path: Path) -> None:
     path = make_run(tmp_path)
-    write(path / "results.json", {"val/bbox/AP": 0.5})
-    write(path / "status.json", {"state": "running"})
+    write_json(path / "results.json", {"val/bbox/AP": 0.5})
+    write_json(path / "status.json", {"state": "running"})
     assert not read_run(path).is_finished
-    write(path / "status.json", {"state": "finished"})
+    write_json(path / "status.json", {"state": "finished"})
     run = read_run(path)
     assert run.is_finished
     assert run.results == {"val/bbox/AP": 0.5}
@@ -53,7 +47,7 @@ def test_a_run_is_finished_with_results_and_state(tmp_path: Path) -> None:
 def test_evaluations_are_sorted_by_step_and_other_files_ignored(tmp_path: Path) -> None:
     path = make_run(tmp_path)
     for step in (100, 20, 123456789):
-        write(path / "eval" / f"step_{step:08d}.json", {"metrics": {"AP": step}})
+        write_json(path / "eval" / f"step_{step:08d}.json", {"metrics": {"AP": step}})
     (path / "eval" / ".step_00000200.json.17.tmp").write_text('{"met')
     (path / "eval" / "notes.txt").write_text("")
     evaluations = read_run(path).evaluations
@@ -69,7 +63,7 @@ def test_damaged_evaluations_are_left_out_and_named(tmp_path: Path) -> None:
         {"epoch": 1}, {"epoch": 1, "metrics": [1]}, {"epoch": 1, "metrics": {"val/bbox/AP": "0.5"}},
     ]  # fmt: skip
     for step, content in enumerate([good, *damaged, good]):
-        write(path / "eval" / f"step_{step:08d}.json", content)
+        write_json(path / "eval" / f"step_{step:08d}.json", content)
     (path / "eval" / "step_00000100.json").write_text('{"met')
     run = read_run(path)
     found, problems = run.readable_evaluations()
@@ -135,7 +129,7 @@ def test_a_newer_schema_is_refused_by_version(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not a run directory"):
         read_run(tmp_path)
-    write(tmp_path / "a" / "meta.json", {"something": "else"})
+    write_json(tmp_path / "a" / "meta.json", {"something": "else"})
     with pytest.raises(RunError, match=r"meta\.json does not describe a run"):
         read_run(tmp_path / "a")
     path = make_run(tmp_path)
@@ -162,7 +156,7 @@ def test_meta_that_describes_no_run_is_refused_by_key(tmp_path: Path, changes: d
     path = make_run(tmp_path)
     meta = json.loads((path / "meta.json").read_text())
     check_meta({**meta, "resumes": [{}]}, "it")
-    write(path / "meta.json", {**meta, **changes})
+    write_json(path / "meta.json", {**meta, **changes})
     with pytest.raises(RunError, match=rf"^{path}: its meta\.json does not describe a run: {problem}$"):
         read_run(path)
     assert find_runs(tmp_path) == []
@@ -188,7 +182,7 @@ def test_runs_are_found_from_any_folder_above_them(tmp_path: Path) -> None:
     other = make_run(roots / "one", "b")
     nested = make_run(roots / "two" / "runs", "a")
     beside = make_run(roots, "c")
-    write(first / "checkpoints" / "copy" / "meta.json", json.loads((second / "meta.json").read_text()))
+    write_json(first / "checkpoints" / "copy" / "meta.json", json.loads((second / "meta.json").read_text()))
     make_run(roots / ".sweeps", "a")
     assert paths(roots) == [beside, first, second, other, nested]
     assert paths(roots / "one") == [first, second, other]
@@ -229,7 +223,7 @@ def test_foreign_folders_neither_hold_runs_nor_lie_in_one(tmp_path: Path) -> Non
     (tmp_path / "b" / "half-created").mkdir(parents=True)
     assert find_foreign_folders(tmp_path) == [tmp_path / "b"]
     assert find_foreign_folders(in_the_root) == []
-    write(tmp_path / "b" / "meta.json", {"something": "else"})
+    write_json(tmp_path / "b" / "meta.json", {"something": "else"})
     assert find_foreign_folders(tmp_path / "b") == [tmp_path / "b"]
 
 
@@ -237,7 +231,7 @@ def test_runs_are_found_and_foreign_folders_listed_apart(tmp_path: Path) -> None
     first = make_run(tmp_path, "a", "0123456789ab-seed1")
     second = make_run(tmp_path, "b")
     half_created = tmp_path / "b" / "half-created"
-    write(half_created / "config.json", {})
+    write_json(half_created / "config.json", {})
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "a" / ".hidden").mkdir()
     assert [run.path for run in find_runs(tmp_path)] == [first, second]

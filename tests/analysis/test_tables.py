@@ -18,8 +18,9 @@ from analysis.run_summary import choose_recipe, load_summaries
 from analysis.runs import RunError
 from analysis.table_rows import COLUMNS, baseline_of, our_rows
 from analysis.tables import TABLES, build_table, build_tables
+from tests.support.commands import run_command
 from tests.support.paths import ROOT, shared
-from tests.support.runs import edit_meta, make_run, run_command, write_json
+from tests.support.runs import edit_meta, make_run, write_json
 
 
 def table(root: Path, number: int, recipe: str = "mini") -> Grid:

@@ -19,8 +19,9 @@ from analysis.run_summary import load_summaries
 from analysis.runs import NewerSchemaError, RunError
 from analysis.wandb_runs import DIRECTORY, WandbRun, copy_of
 from tests.support import training
+from tests.support.commands import run_command
 from tests.support.paths import ROOT
-from tests.support.runs import edit_meta, make_run, run_command
+from tests.support.runs import edit_meta, make_run
 from tests.support.wandb_stand_in import StandIn
 
 

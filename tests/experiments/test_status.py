@@ -27,6 +27,7 @@ from experiments.progress import RunStatus, read_status, read_sweep, read_tail
 from experiments.run_lock import lock_run
 from experiments.status import render, summary
 from tests.support.paths import ROOT
+from tests.support.runs import write_json, write_run
 
 NOW = 1_800_000_000.0
 HERE = socket.gethostname()
@@ -36,22 +37,16 @@ def at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
 
 
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
 def make_run(root: Path, name: str = "base", seed: int = 0, meta: dict[str, Any] | None = None, **state: Any) -> Path:
     """A run directory; `state` goes to status.json, which is absent without any."""
-    run_id = f"0123456789ab-seed{seed}"
-    path = root / name / run_id
-    first = {"schema_version": 1, "run_id": run_id, "experiment": name, "seed": seed, "recipe": "mini"}
-    first |= {"created_at": at(NOW - 1000), "host": HERE, "device": "cpu", "resumes": []}
-    write(path / "meta.json", {**first, **(meta or {})})
-    if state:
-        base = {"step": 50, "num_steps": 100, "epoch": 2.0, "updated_at": at(NOW - 5), "host": HERE, "error": None}
-        write(path / "status.json", {**base, **state})
-    return path
+    first = {"experiment": name, "seed": seed, "recipe": "mini", "created_at": at(NOW - 1000)}
+    first |= {"host": HERE, "device": "cpu", "resumes": []}
+    base = {"step": 50, "num_steps": 100, "epoch": 2.0, "updated_at": at(NOW - 5), "host": HERE, "error": None}
+    return write_run(
+        root / name / f"0123456789ab-seed{seed}",
+        {**first, **(meta or {})},
+        status={**base, **state} if state else None,
+    )
 
 
 def train(step: int, when: float, speed: float | None = 8.0) -> str:
@@ -235,16 +230,16 @@ def states_for_another_user(root: Path) -> dict[str, str]:
 def test_ap_of_results_then_of_the_last_event_then_of_the_newest_evaluation(tmp_path: Path) -> None:
     path = make_run(tmp_path, state="running")
     assert read(path).ap is None
-    write(path / "eval" / "step_99999999.json", {"metrics": {"val/bbox/AP": 0.2}})
-    write(path / "eval" / "step_100000000.json", {"metrics": {"val/bbox/AP": 0.25}})
+    write_json(path / "eval" / "step_99999999.json", {"metrics": {"val/bbox/AP": 0.2}})
+    write_json(path / "eval" / "step_100000000.json", {"metrics": {"val/bbox/AP": 0.25}})
     (path / "eval" / ".step_200000000.json.7.tmp").write_text('{"met')
     assert read(path).ap == 0.25
     (path / "metrics.jsonl").write_text(evaluation(10, NOW, 0.3) + evaluation(20, NOW, 0.31) + train(21, NOW))
     assert read(path).ap == 0.31
-    write(path / "results.json", {"val/bbox/AP": 0.428})
+    write_json(path / "results.json", {"val/bbox/AP": 0.428})
     assert read(path).ap == 0.428
     assert "42.8" in shown(tmp_path)
-    write(path / "results.json", {"val/bbox/AP": None})
+    write_json(path / "results.json", {"val/bbox/AP": None})
     assert read(path).ap is None
 
 
@@ -283,8 +278,8 @@ def test_errors_in_one_line_and_as_they_are(tmp_path: Path) -> None:
 
 def test_foreign_half_created_and_newer_folders_take_one_line(tmp_path: Path) -> None:
     make_run(tmp_path, state="finished")
-    write(tmp_path / "base" / "half-created" / "config.json", {})
-    write(tmp_path / "notes" / "draft" / "meta.json", [])
+    write_json(tmp_path / "base" / "half-created" / "config.json", {})
+    write_json(tmp_path / "notes" / "draft" / "meta.json", [])
     (tmp_path / ".sweeps" / "now").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
     make_run(tmp_path, "tomorrow", meta={"schema_version": 2})
@@ -310,7 +305,7 @@ def test_a_run_that_vanishes_while_it_is_read(tmp_path: Path, monkeypatch: pytes
         shutil.rmtree(path, ignore_errors=True)
         return read_bytes(self)
 
-    write(path / "results.json", {})
+    write_json(path / "results.json", {})
     if victim == "results.json":
         (path / "status.json").unlink()
     monkeypatch.setattr(Path, "read_bytes", race if victim else race_before_meta)
@@ -327,7 +322,7 @@ def test_roots_may_be_runs_experiments_and_overlap(tmp_path: Path) -> None:
 
 def test_states_choose_rows_and_a_screen_keeps_the_running_ones(tmp_path: Path) -> None:
     for seed, state in enumerate(["finished", "failed", "running", "finished", "running"]):
-        write(make_run(tmp_path, seed=seed, state=state) / "results.json", {})
+        write_json(make_run(tmp_path, seed=seed, state=state) / "results.json", {})
     table = shown(tmp_path, states={"failed", "running"})
     assert (table.count("running "), table.count("finished ")) == (2, 0)
     assert "5 runs: 2 finished, 2 running, 1 failed" in table

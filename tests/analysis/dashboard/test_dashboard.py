@@ -32,7 +32,8 @@ from analysis.dashboard.source import Source
 from analysis.dashboard.views import collect_views
 from analysis.runs import RunError, read_run
 from tests.support.dashboard_pages import NASTY, arguments, data_in, get, serving, wait_for
-from tests.support.views import START, STARTED_AT, add_views, config, event, make_run, view_content, write
+from tests.support.runs import START, STARTED_AT, event, make_logged_run, small_config, write_json
+from tests.support.views import add_views, view_content
 
 NOW = START + 1000
 
@@ -43,7 +44,7 @@ def row_of(path: Path) -> dict[str, Any]:
 
 class TestRow:
     def test_a_finished_run(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path, "stages_6", 2, ap=0.4567)
+        path = make_logged_run(tmp_path, "stages_6", 2, ap=0.4567)
         (path / "names").mkdir()
         (path / "names" / "other_name").touch()
         row = row_of(path)
@@ -68,21 +69,21 @@ class TestRow:
         assert row["problems"] == []
 
     def test_an_unfinished_run_has_the_numbers_of_its_newest_evaluation(self, tmp_path: Path) -> None:
-        row = row_of(make_run(tmp_path, state="interrupted"))
+        row = row_of(make_logged_run(tmp_path, state="interrupted"))
         assert (row["state"], row["step"], row["num_steps"]) == ("interrupted", 150, 300)
         assert (row["ap"][0], row["ap_step"]) == (25.0, 150)
         assert row["seconds"] == 150.5
         assert row["problems"] == []
 
     def test_without_evaluation_files_the_logged_ones_count(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path, state="interrupted")
+        path = make_logged_run(tmp_path, state="interrupted")
         (path / "eval" / "step_00000150.json").unlink()
         row = row_of(path)
         assert (row["ap"][0], row["ap_step"]) == (25.0, 150)
         assert (row["classes"], row["precision_recall"]) == ([], {})
 
     def test_a_run_of_which_nothing_is_written_yet(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         for name in (
             "status.json",
             "metrics.jsonl",
@@ -95,28 +96,28 @@ class TestRow:
         assert (row["state"], row["problems"], row["train"]["step"]) == ("created", [], [])
 
     def test_an_older_evaluation_without_precision_recall(self, tmp_path: Path) -> None:
-        row = row_of(make_run(tmp_path, precision_recall=False))
+        row = row_of(make_logged_run(tmp_path, precision_recall=False))
         assert (row["precision_recall"], row["problems"]) == ({}, [])
         assert row["classes"]
 
     def test_a_running_run_is_silent_after_ten_minutes(self, tmp_path: Path) -> None:
-        record = read_record(make_run(tmp_path, state="running"), tmp_path)
+        record = read_record(make_logged_run(tmp_path, state="running"), tmp_path)
         fresh, old = (collect([record], "runs", START + seconds)["runs"][0] for seconds in (599, 601))
         assert (fresh["state"], fresh["problems"]) == ("running", [])
         assert old["state"] == "silent"
         assert old["problems"] == [f"says it is running, but gave no sign of life since {STARTED_AT}"]
 
     def test_a_failed_run_says_why(self, tmp_path: Path) -> None:
-        row = row_of(make_run(tmp_path, state="failed"))
+        row = row_of(make_logged_run(tmp_path, state="failed"))
         assert (row["state"], row["error"]) == ("failed", "it broke")
 
     def test_finished_without_results(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         (path / "results.json").unlink()
         assert row_of(path)["problems"] == ["finished, but results.json is missing"]
 
     def test_a_torn_line_is_told_where_nobody_writes_any_more(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         with (path / "metrics.jsonl").open("a") as file:
             file.write("garbage\n" + event("train", 301, {})[:20])
         row = row_of(path)
@@ -125,7 +126,7 @@ class TestRow:
             "metrics.jsonl: 1 unreadable line left out",
             "metrics.jsonl: the last line is cut off and left out",
         ]
-        write(path / "status.json", {"state": "running", "updated_at": STARTED_AT})
+        write_json(path / "status.json", {"state": "running", "updated_at": STARTED_AT})
         assert collect([read_record(path, tmp_path)], "", START)["runs"][0]["problems"] == row["problems"][:1]
 
 
@@ -137,13 +138,13 @@ class TestBadFolders:
         assert "no meta.json" in row["problems"][0]
 
     def test_a_newer_schema(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path, meta={"schema_version": 99})
+        path = make_logged_run(tmp_path, meta={"schema_version": 99})
         row = row_of(path)
         assert (row["state"], row["is_run"]) == ("newer", False)
         assert row["problems"][0].startswith("it was written with schema version 99")
 
     def test_an_unreadable_meta(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         (path / "meta.json").write_text("{")
         row = row_of(path)
         assert row["state"] == "unreadable"
@@ -154,7 +155,7 @@ class TestBadFolders:
         [("config.json", "ap"), ("status.json", "ap"), ("results.json", "ap"), ("eval/step_00000150.json", "train")],
     )
     def test_a_damaged_file_costs_its_own_part(self, tmp_path: Path, name: str, kept: str) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         (path / name).write_text('{"a":')
         row = row_of(path)
         assert row["is_run"]
@@ -174,8 +175,8 @@ class TestBadFolders:
         ],
     )
     def test_whatever_a_file_holds_the_page_is_made(self, tmp_path: Path, name: str, content: str) -> None:
-        good = make_run(tmp_path, "good")
-        path = make_run(tmp_path, "bad")
+        good = make_logged_run(tmp_path, "good")
+        path = make_logged_run(tmp_path, "bad")
         (path / name).write_text(content)
         made = Source(tmp_path, 10**8).read()
         rows = data_in(build_page(made.data, made.views))["runs"]
@@ -189,18 +190,18 @@ class TestBadFolders:
          {"resumes": [1, {"resumed_at": "soon"}]}, {"recipe": {"a": [1]}}, {"identity": None}],
     )  # fmt: skip
     def test_whatever_meta_holds_the_row_is_there(self, tmp_path: Path, meta: dict[str, Any]) -> None:
-        row = row_of(make_run(tmp_path, meta=meta))
+        row = row_of(make_logged_run(tmp_path, meta=meta))
         assert row["is_run"]
         assert row["ap"][0] == 50.0
 
     @pytest.mark.parametrize("name", [None, 7])
     def test_a_run_without_a_name_is_told(self, tmp_path: Path, name: Any) -> None:
-        row = row_of(make_run(tmp_path, meta={"experiment": name}))
+        row = row_of(make_logged_run(tmp_path, meta={"experiment": name}))
         assert (row["state"], row["is_run"]) == ("unreadable", False)
         assert f"experiment must be a string that is not empty, not {name}" in row["problems"][0]
 
     def test_odd_events_are_left_out(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         odd: list[dict[str, Any]] = [
             {"event": "train", "step": 400, "metrics": None},
             {"event": "train", "step": 401},
@@ -215,12 +216,12 @@ class TestBadFolders:
         assert row["train"]["seconds"][-1] is None
 
     def test_damaged_views_are_told_and_left_out(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         add_views(path, [view_content(1), view_content(2), view_content(3)])
         (path / "views" / "1.json").write_text('{"step": 3')
         short = view_content(2)
         short["stages"][1]["labels"].pop()
-        write(path / "views" / "2.json", short)
+        write_json(path / "views" / "2.json", short)
         (path / "views" / "3.jpg").write_bytes(b"<html>")
         record = read_record(path, tmp_path)
         assert [view.scene["image_id"] for view in record.views] == [3]
@@ -232,7 +233,7 @@ class TestBadFolders:
         assert len(problems) == 3
 
     def test_places_of_runs(self, tmp_path: Path) -> None:
-        first, second = make_run(tmp_path, "a"), make_run(tmp_path, "b", 1)
+        first, second = make_logged_run(tmp_path, "a"), make_logged_run(tmp_path, "b", 1)
         flat = tmp_path / "copied"
         second.rename(flat)
         (tmp_path / "b" / "half").mkdir()
@@ -272,7 +273,7 @@ class TestCurves:
 
     def test_steps_repeated_after_a_resume(self, tmp_path: Path) -> None:
         resumed = "2026-01-01T01:00:00+00:00"
-        path = make_run(tmp_path, state="interrupted", meta={"resumes": [{"resumed_at": resumed}]})
+        path = make_logged_run(tmp_path, state="interrupted", meta={"resumes": [{"resumed_at": resumed}]})
         with (path / "metrics.jsonl").open("a") as file:
             for step in (140, 150, 160):
                 file.write(event("train", step, {"train/loss/total": 1.0}, START + 3600 + step - 130))
@@ -319,7 +320,8 @@ class TestFactors:
 
     def test_compact_configs_can_be_put_together_again(self) -> None:
         configs = [
-            flatten(config(num_stages=n, **more)) for n, more in [(3, {}), (6, {}), (3, {"dropout": 0.1, "new": 1})]
+            flatten(small_config(num_stages=n, **more))
+            for n, more in [(3, {}), (6, {}), (3, {"dropout": 0.1, "new": 1})]
         ]
         configs.append({"other": "program"})
         base, differences = compact([*configs, None])
@@ -331,9 +333,14 @@ class TestFactors:
             assert {**kept, **difference["set"]} == whole
 
     def test_labels_say_as_much_as_it_takes(self, tmp_path: Path) -> None:
-        paths = [make_run(tmp_path, "a"), make_run(tmp_path, "a", 1), make_run(tmp_path, "b", identity="b" * 12),
-                 make_run(tmp_path, "b", identity="c" * 12, recipe="paper"), make_run(tmp_path, "c", folder="x"),
-                 make_run(tmp_path, "c", folder="y")]  # fmt: skip
+        paths = [
+            make_logged_run(tmp_path, "a"),
+            make_logged_run(tmp_path, "a", 1),
+            make_logged_run(tmp_path, "b", identity="b" * 12),
+            make_logged_run(tmp_path, "b", identity="c" * 12, recipe="paper"),
+            make_logged_run(tmp_path, "c", folder="x"),
+            make_logged_run(tmp_path, "c", folder="y"),
+        ]
         rows = collect([read_record(path, tmp_path) for path in paths], "", NOW)["runs"]
         labels = [row["label"] for row in rows]
         assert labels[:4] == ["a s0", "a s1", "b s0 mini", "b s0 paper"]
@@ -343,7 +350,7 @@ class TestFactors:
 
 class TestViews:
     def test_packed_numbers_come_back(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         content = view_content(5, num_stages=2, num_proposals=4)
         add_views(path, [content])
         packed = pack_view(read_run(path), 5)
@@ -362,7 +369,7 @@ class TestViews:
         assert levels.tolist() == [0, 0, 21845, 43690, 65535, 65535]
 
     def test_runs_share_pictures_and_scenes(self, tmp_path: Path) -> None:
-        paths = [make_run(tmp_path, name) for name in "ab"]
+        paths = [make_logged_run(tmp_path, name) for name in "ab"]
         for path in paths:
             add_views(path, [view_content(1), view_content(2)])
         made = collect_views({str(path): read_record(path, tmp_path).views for path in paths}, 10**7)
@@ -373,7 +380,7 @@ class TestViews:
     def test_a_budget_drops_heat_maps_and_then_images(self, tmp_path: Path) -> None:
         views = {}
         for name in "abc":
-            path = make_run(tmp_path, name)
+            path = make_logged_run(tmp_path, name)
             add_views(path, [view_content(i, 6, 100) for i in range(1, 5)])
             views[name] = read_record(path, tmp_path).views
         whole = len(json.dumps(collect_views(views, 10**9)))
@@ -402,7 +409,7 @@ class TestPage:
             script_json(math.nan)
 
     def test_text_of_runs_breaks_out_nowhere(self, tmp_path: Path) -> None:
-        path = make_run(tmp_path, NASTY, folder="<img src=x onerror=alert(1)>", classes=(NASTY, "b"))
+        path = make_logged_run(tmp_path, NASTY, folder="<img src=x onerror=alert(1)>", classes=(NASTY, "b"))
         add_views(path, [view_content(1, classes=(NASTY, "b"))])
         made = Source(tmp_path, 10**8).read()
         html = build_page(made.data, made.views)
@@ -442,7 +449,7 @@ class TestPage:
 
 class TestCommand:
     def test_one_file_in_a_new_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        make_run(tmp_path / "runs")
+        make_logged_run(tmp_path / "runs")
         out = tmp_path / "new" / "folder" / "page.html"
         assert main(["dashboard", "--runs", str(tmp_path / "runs"), "--out", str(out)]) == 0
         assert data_in(out.read_bytes())["runs"][0]["ap"][0] == 50.0
@@ -469,12 +476,12 @@ class TestCommand:
          (["--serve", "--port", "70000"], "choose another --port")],
     )  # fmt: skip
     def test_wrong_arguments(self, tmp_path: Path, given: list[str], message: str) -> None:
-        make_run(tmp_path)
+        make_logged_run(tmp_path)
         with pytest.raises(RunError, match=re.escape(message)):
             command.run(arguments("--runs", str(tmp_path), *given))
 
     def test_a_port_in_use(self, tmp_path: Path) -> None:
-        make_run(tmp_path)
+        make_logged_run(tmp_path)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -483,7 +490,7 @@ class TestCommand:
                 command.run(arguments("--runs", str(tmp_path), "--serve", "--port", port))
 
     def test_a_file_that_cannot_be_written_leaves_nothing(self, tmp_path: Path) -> None:
-        make_run(tmp_path / "runs")
+        make_logged_run(tmp_path / "runs")
         (tmp_path / "page.html").mkdir()
         with pytest.raises(RunError, match=r"page\.html cannot be written: .*give another --out"):
             command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html")))
@@ -491,7 +498,7 @@ class TestCommand:
 
     def test_the_size_limit_counts_the_whole_page(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for name in "abc":
-            add_views(make_run(tmp_path / "runs", name), [view_content(i, 6, 100) for i in range(1, 5)])
+            add_views(make_logged_run(tmp_path / "runs", name), [view_content(i, 6, 100) for i in range(1, 5)])
         out = tmp_path / "page.html"
         limit = (page.fixed_size() + 150_000) / 1e6
         command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out), "--max-mb", f"{limit:.6f}"))
@@ -503,7 +510,7 @@ class TestCommand:
 
 class TestServe:
     def test_only_changed_runs_are_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        paths = [make_run(tmp_path, name) for name in "abc"]
+        paths = [make_logged_run(tmp_path, name) for name in "abc"]
         reads: list[Path] = []
         monkeypatch.setattr(source, "read_record", lambda path, root: reads.append(path) or read_record(path, root))
         runs = Source(tmp_path, 10**8)
@@ -517,7 +524,7 @@ class TestServe:
         assert reads == [*paths, paths[1]]
         assert not second.is_as(first)
         assert second.views_version == first.views_version
-        new = make_run(tmp_path, "d")
+        new = make_logged_run(tmp_path, "d")
         runs.read()
         assert reads[4:] == [new]
 
@@ -525,14 +532,14 @@ class TestServe:
         "name", ["status.json", "results.json", "eval/step_00000300.json", "names/x", "views/1.json"]
     )
     def test_every_file_the_page_shows_is_watched(self, tmp_path: Path, name: str) -> None:
-        path = make_run(tmp_path)
+        path = make_logged_run(tmp_path)
         before = signature(path)
         (path / name).parent.mkdir(exist_ok=True)
         (path / name).write_text(json.dumps({"state": "interrupted and longer"}))
         assert signature(path) != before
 
     def test_over_http(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        path = make_run(tmp_path / "runs", state="running")
+        path = make_logged_run(tmp_path / "runs", state="running")
         out = tmp_path / "page.html"
         runs = Source(tmp_path / "runs", 10**8)
         with serving(Server(("127.0.0.1", 0), runs, runs.read_or_refuse(), 0.05, lambda c: write_to(out, c))) as server:

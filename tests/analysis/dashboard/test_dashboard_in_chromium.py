@@ -18,7 +18,8 @@ from analysis.dashboard import command
 from analysis.dashboard.serve import Server
 from analysis.dashboard.source import Source
 from tests.support.dashboard_pages import NASTY, arguments, data_in, serving, wait_for
-from tests.support.views import add_views, config, event, make_run, view_content, write
+from tests.support.runs import event, make_logged_run, small_config, write_json
+from tests.support.views import add_views, view_content
 
 NASTY_FOLDER = "<img src=x onerror=alert(1)>"
 VIEWS = [view_content(1), view_content(2, size=(120, 160))]
@@ -67,16 +68,18 @@ LOCAL = ("file:", "data:", "blob:", "http://127.0.0.1:")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of runs of every kind."""
     root = tmp_path_factory.mktemp("many") / "runs"
-    add_views(make_run(root, ap=0.5), VIEWS)
-    make_run(root, seed=1, ap=0.48)
-    six = make_run(root, "stages_6", identity="6" * 12, ap=0.6, settings=config(num_stages=6, optim={"lr": 0.001}))
+    add_views(make_logged_run(root, ap=0.5), VIEWS)
+    make_logged_run(root, seed=1, ap=0.48)
+    six = make_logged_run(
+        root, "stages_6", identity="6" * 12, ap=0.6, config=small_config(num_stages=6, optim={"lr": 0.001})
+    )
     add_views(six, [view_content(1, num_stages=6, num_proposals=20, responses=False)])
-    make_run(root, "going_on", identity="a" * 12, state="interrupted", recipe="paper")
-    make_run(root, "newer", meta={"schema_version": 99})
-    damaged = make_run(root, "damaged", identity="d" * 12, ap=0.1)
+    make_logged_run(root, "going_on", identity="a" * 12, state="interrupted", recipe="paper")
+    make_logged_run(root, "newer", meta={"schema_version": 99})
+    damaged = make_logged_run(root, "damaged", identity="d" * 12, ap=0.1)
     (damaged / "config.json").write_text('{"a":')
     (root / "baseline" / "notes").mkdir()
-    nasty = make_run(root, NASTY, folder=NASTY_FOLDER, identity="e" * 12, ap=0.2, classes=(NASTY, "<b>bold</b>"))
+    nasty = make_logged_run(root, NASTY, folder=NASTY_FOLDER, identity="e" * 12, ap=0.2, classes=(NASTY, "<b>bold</b>"))
     add_views(nasty, [view_content(3, classes=(NASTY, "<b>bold</b>"))])
     out = root.parent / "page.html"
     command.run(arguments("--runs", str(root), "--out", str(out)))
@@ -360,9 +363,9 @@ class TestInChromium:
             assert [item for item in wrong or [] if item["code"] != "unused"] == [], chart
 
     def test_a_served_page_follows_and_keeps_its_state(self, tmp_path: Path, browse: Any) -> None:
-        path = make_run(tmp_path, "going_on", state="running", ap=0.5)
+        path = make_logged_run(tmp_path, "going_on", state="running", ap=0.5)
         add_views(path, [view_content(1)])
-        make_run(tmp_path, "other", identity="b" * 12, ap=0.9)
+        make_logged_run(tmp_path, "other", identity="b" * 12, ap=0.9)
         runs = Source(tmp_path, 10**8)
         with serving(Server(("127.0.0.1", 0), runs, runs.read_or_refuse(), 0.2)) as server:
             tab = browse(server.url)
@@ -376,11 +379,11 @@ class TestInChromium:
             with (path / "metrics.jsonl").open("a") as file:
                 file.write(event("train", 160, {"train/loss/total": 0.125}))
             wait_for(lambda: traces(tab, "loss-chart")[0]["y"][-1], lambda loss: loss == 0.125)
-            make_run(tmp_path, "third", identity="c" * 12)
+            make_logged_run(tmp_path, "third", identity="c" * 12)
             tab.wait_for_selector('tr[data-key^="third/"]', timeout=30_000)
             changed = view_content(1)
             changed["stages"][0]["scores"] = [0.9] * 10
-            write(path / "views" / "1.json", changed)
+            write_json(path / "views" / "1.json", changed)
             wait_for(lambda: boxes_on(tab), lambda boxes: len(boxes) == 10)
             assert [t["meta"] for t in traces(tab, "loss-chart")] == ["going_on/0123456789ab-seed0"]
             assert tab.locator("th[aria-sort]").inner_text().startswith("Seed")
@@ -394,10 +397,10 @@ class TestInChromium:
         contents = [view_content(i, 6, 100, size=(640, 480)) for i in range(1, 9)]
         first = None
         for index in range(200):
-            path = make_run(
+            path = make_logged_run(
                 tmp_path / "runs", f"row_{index // 5:02}", index % 5, f"{index // 5:012x}", ap=0.2 + index / 500,
                 num_events=400, num_steps=4000, classes=[f"class number {c}" for c in range(80)],
-                settings=config(num_stages=3 + index % 4, dropout=index % 3 / 10, seed=index % 5),
+                config=small_config(num_stages=3 + index % 4, dropout=index % 3 / 10, seed=index % 5),
             )  # fmt: skip
             if first is None:
                 add_views(path, contents)
