@@ -1,4 +1,4 @@
-"""Who may import whom, how large files are, and what starting a command costs."""
+"""Who may import whom, how large files are, what starting a command costs, and where tests lie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.support.paths import ROOT
 
 PACKAGES = ("sparse_rcnn", "experiments", "analysis")
 FORBIDDEN = {
@@ -153,6 +153,22 @@ def test_files_are_small() -> None:
         for file in sources(package)
     }
     assert not {name: size for name, size in sizes.items() if size > 400}, "past 300 lines, ask if it is two"
+
+
+def test_no_test_file_is_imported() -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{node.lineno}: {name}"
+        for file in sources("tests")
+        for name, node in imports(file)
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert not wrong, "what several test files need belongs in tests/support"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_of_tests_are_those_of_the_package(package: str) -> None:
+    folders = {file.parent.relative_to(ROOT / "tests") for file in sources(f"tests/{package}")}
+    assert not [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

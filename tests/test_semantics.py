@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.helpers import ROOT
+from tests.support.paths import ROOT
 
 DOCUMENT = ROOT / "docs" / "semantics.md"
 FOLDERS = ("sparse_rcnn", "experiments", "analysis", "conf", "docs", "tests")

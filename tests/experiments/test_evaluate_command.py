@@ -1,0 +1,311 @@
+"""python -m experiments.evaluate, and evaluation straight from tables of detections."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import evaluate as command
+from experiments.evaluation import MAX_DETS_300, evaluate_stages, largest_group
+from sparse_rcnn.detect import DetectionTable
+from sparse_rcnn.errors import CheckpointError, DataError, UserError
+from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth, evaluate_detections
+from sparse_rcnn.evaluation.detections import DetectionColumns
+from sparse_rcnn.weights import save_detector
+from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
+from tests.support.paths import ROOT
+
+CATEGORIES = small_card().categories
+
+
+def coco(num_images: int, boxes_per_image: int = 3, seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    image_ids = [10 * i + 5 for i in range(num_images)]
+    annotations = []
+    for image_id in image_ids:
+        for _ in range(boxes_per_image):
+            x, y, w, h = rng.integers(1, 30, 4).tolist()
+            category_id = CATEGORIES[rng.integers(2)]["id"]
+            record = {"image_id": image_id, "category_id": category_id, "bbox": [x, y, w, h], "area": w * h}
+            annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **record})
+    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in image_ids]
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
+
+
+def table_of(ground_truth: dict[str, Any], num_detections: int, seed: int = 0) -> DetectionTable:
+    """Random detections, some of them near the boxes, with score ties."""
+    rng = np.random.default_rng(seed)
+    ids = [image["id"] for image in ground_truth["images"]]
+    near = rng.integers(len(ground_truth["annotations"]), size=num_detections)
+    boxes = np.array([ground_truth["annotations"][i]["bbox"] for i in near], dtype=np.float64)
+    return DetectionTable(
+        np.where(
+            rng.random(num_detections) < 0.7,
+            [ground_truth["annotations"][i]["image_id"] for i in near],
+            rng.choice(ids, num_detections),
+        ),
+        rng.choice([3, 7], num_detections),
+        np.abs(boxes + rng.normal(0, 1, boxes.shape)),
+        rng.random(num_detections).round(2),
+    )
+
+
+# ---- tables ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
+@pytest.mark.parametrize("image_ids", [None, [5, 25, 65]])
+def test_a_table_and_its_coco_results_are_evaluated_alike(backend: str, image_ids: list[int] | None) -> None:
+    ground_truth = coco(8)
+    table = table_of(ground_truth, 400)
+    evaluator = CocoEvaluator(CocoGroundTruth(ground_truth, image_ids), backend)
+    metrics = evaluator.evaluate(table)
+    assert metrics == evaluator.evaluate(table.to_coco())
+    assert 0.01 < metrics.summary["AP"] < 0.99
+
+    columns = DetectionColumns.from_table(table, evaluator.ground_truth)
+    expected = DetectionColumns.from_coco(table.to_coco(), evaluator.ground_truth)
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(columns, name), values)
+    assert len(columns) < len(table) if image_ids else len(columns) == len(table)
+
+
+def test_no_detections_are_evaluated_too() -> None:
+    ground_truth = coco(2)
+    empty = DetectionTable.concatenate([])
+    assert CocoEvaluator(CocoGroundTruth(ground_truth), "pycocotools").evaluate(empty).summary["AP"] == 0
+    no_categories = CocoGroundTruth({"images": [], "annotations": [], "categories": []})
+    assert len(DetectionColumns.from_table(empty, no_categories)) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("image_ids", 6, r"detection 2 \(image 6\): image id 6 is not in the annotations"),
+        ("image_ids", 999, "image id 999 is not in the annotations"),
+        ("category_ids", 4, "category id 4 is not in the annotations"),
+        ("category_ids", 8, "category id 8 is not in the annotations"),
+        ("scores", np.nan, "detection 2 .*: score nan: give a finite number"),
+        ("boxes_xywh_abs", -1.0, r"detection 2 .*: bbox \[-1.0, -1.0, -1.0, -1.0\]"),
+        ("boxes_xywh_abs", np.inf, "detection 2 .*: bbox"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_named(column: str, value: float, message: str) -> None:
+    ground_truth = coco(3)
+    table = table_of(ground_truth, 5)
+    values = getattr(table, column).copy()
+    values[2] = value
+    with pytest.raises(DataError, match=message):
+        CocoEvaluator(CocoGroundTruth(ground_truth), "hotcoco").evaluate(replace(table, **{column: values}))
+
+
+@pytest.mark.parametrize("num_detections", [90, 1500])  # below and above 100 of one class in one image
+@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
+def test_the_numbers_at_300_are_those_of_an_evaluation_at_300(backend: str, num_detections: int) -> None:
+    ground_truth = coco(2, boxes_per_image=20)
+    table = table_of(ground_truth, num_detections)
+    assert (largest_group(table) > 100) == (num_detections > 1000)
+    evaluation = evaluate_stages([table], CocoEvaluator(CocoGroundTruth(ground_truth), backend), True)
+    expected = evaluate_detections(ground_truth, table.to_coco(), "pycocotools", MAX_DETS_300)
+    assert list(evaluation.max_dets_300.summary) == list(expected.summary)
+    assert evaluation.max_dets_300.summary == pytest.approx(expected.summary, abs=1e-12)
+    assert evaluation.max_dets_300.max_dets == MAX_DETS_300
+    assert evaluation.backend == "pycocotools"
+
+
+def test_the_largest_group_is_counted_per_image_and_class() -> None:
+    def count(images: list[int], categories: list[int]) -> int:
+        ids = (np.array(images, dtype=np.int64), np.array(categories, dtype=np.int64))
+        return largest_group(DetectionTable(*ids, np.zeros((len(images), 4)), np.zeros(len(images))))
+
+    assert count([], []) == 0
+    assert count([4], [1]) == 1
+    assert count([1, 2, 1, 2, 1], [7, 7, 8, 7, 7]) == 2
+    assert count([1, 2, 3, 3, 3], [7, 7, 7, 7, 7]) == 3
+
+
+# ---- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    content = coco(5)
+    rng = np.random.default_rng(0)
+    for image in content["images"]:
+        pixels = rng.integers(0, 256, (image["height"], image["width"], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / image["file_name"])
+    (folder / "instances.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(data: Path) -> Path:
+    model = small_detector(card=small_card()).eval()
+    save_detector(model, model.card, data / "m.safetensors")
+    return data / "m.safetensors"
+
+
+def run(weights: Path, data: Path | None, *options: Any) -> None:
+    where = [] if data is None else ["--annotations", data / "instances.json", "--images", data]
+    command.main([str(item) for item in (weights, *where, "--num-workers", 0, *options)])
+
+
+def make_run(data: Path, weights: Path, path: Path) -> Path:
+    """What the command reads of a run directory."""
+    path.mkdir()
+    config = {
+        "data": {
+            "generator": None,
+            "num_workers": 0,
+            "drop_degenerate_boxes": True,
+            "val": {"annotations": str(data / "instances.json"), "images": str(data), "max_images": 4},
+        },
+        "eval": {"batch_size": 3},
+        "train": {"precision": "fp32", "channels_last": False},
+    }
+    meta = {"schema_version": 1, "run_id": "x-seed0", "identity": "x", "seed": 0, "experiment": "x"}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "meta.json").write_text(json.dumps({**meta, "data": {"val": {"fingerprint": "of another file"}}}))
+    (path / "model.safetensors").write_bytes(weights.read_bytes())
+    return path
+
+
+def test_weights_on_a_data_set(weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "out"
+    run(weights, data, "--out", out, "--all-stages", "--per-class", "--max-dets-300", "--batch-size", 2)
+    printed = capsys.readouterr().out
+    for text in (
+        "stage 0",
+        "detector",
+        "maxDets 300",
+        "AR100/AR300",
+        "cat",
+        "dog",
+        "5 images in",
+        "images/s",
+    ):
+        assert text in printed
+
+    assert sorted(path.name for path in out.iterdir()) == ["detections.json", "metrics.json"]
+    detections = json.loads((out / "detections.json").read_text())
+    assert 0 < len(detections) <= 5 * NUM_PROPOSALS
+    metrics = json.loads((out / "metrics.json").read_text())
+    expected = evaluate_detections(data / "instances.json", detections, "pycocotools")
+    for name, value in expected.summary.items():
+        assert metrics["metrics"][f"test/bbox/{name}"] == value
+        assert metrics["metrics"][f"test/stage_{NUM_STAGES - 1}/{name}"] == value
+    assert len(metrics["metrics"]) == 12 * (2 + NUM_STAGES)
+    assert metrics["per_class"]["dog"]["AP"] == expected.per_class["dog"]
+    assert (metrics["num_images"], metrics["backend"], metrics["split"]) == (5, "pycocotools", "test")
+
+
+def test_the_detector_alone_and_the_fast_backend_give_the_same_numbers(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(weights, data, "--out", tmp_path / "a", "--all-stages")
+    run(weights, data, "--out", tmp_path / "b", "--backend", "hotcoco")
+    printed = capsys.readouterr().out
+    assert printed.count("stage 0") == 1
+    assert "maxDets 300" not in printed  # there are 6 proposals
+    a, b = (json.loads((tmp_path / name / "metrics.json").read_text())["metrics"] for name in "ab")
+    assert len(b) == 24
+    assert b == pytest.approx({name: a[name] for name in b}, abs=1e-12)
+    assert (tmp_path / "a/detections.json").read_text() == (tmp_path / "b/detections.json").read_text()
+
+
+def test_a_run_is_evaluated_on_its_own_images(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make_run(data, weights, tmp_path / "run")
+    run(path, None, "--out", tmp_path / "out")
+    output = capsys.readouterr()
+    assert "4 images in" in output.out  # as its configuration says
+    assert "has changed since the training" in output.err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["split"] == "val"
+    assert "val/bbox/AP" in metrics["metrics"]
+
+    run(path, None, "--max-images", 2)
+    assert "2 images in" in capsys.readouterr().out
+    run(path, data)
+    assert "5 images in" in capsys.readouterr().out
+
+
+def test_classes_of_another_data_set_are_refused(data: Path, weights: Path, tmp_path: Path) -> None:
+    def refused(categories: list[dict[str, Any]], model_categories: list[dict[str, Any]]) -> str:
+        with pytest.raises(UserError) as caught:
+            command.check_label_spaces(model_categories, categories, "m.safetensors", "instances.json")
+        return str(caught.value)
+
+    command.check_label_spaces(CATEGORIES, CATEGORIES[::-1], "m", "d")
+    other = [{"id": i, "name": f"n{i}"} for i in range(1, 8)]
+    assert refused(other, CATEGORIES) == (
+        "m.safetensors (2 classes) and instances.json (7) have different categories: "
+        "id 1 is absent against 'n1', id 2 is absent against 'n2', id 3 is 'cat' against 'n3' and 4 more; "
+        "evaluate on data of the model's classes"
+    )
+    made_up = [{"id": 0, "name": "class_0"}, {"id": 1, "name": "class_1"}]
+    assert "convert the weights again with --categories instances.json" in refused(CATEGORIES, made_up)
+
+    content = json.loads((data / "instances.json").read_text())
+    content["categories"] = [{"id": 3, "name": "cat"}, {"id": 7, "name": "wolf"}]
+    (tmp_path / "wolves.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="id 7 is 'dog' against 'wolf'"):
+        command.main([str(weights), "--annotations", str(tmp_path / "wolves.json"), "--images", str(data)])
+
+
+def test_mistakes_are_named_and_nothing_is_written(weights: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for arguments, message in (
+        ((tmp_path / "nope", data), "nope: there is no such file or run directory"),
+        ((weights, None), "no run directory, so it has no data: give --annotations and --images"),
+        ((weights, None, "--images", data), "--annotations and --images belong together"),
+        ((weights, data, "--batch-size", 0), "--batch-size 0: at least 1"),
+        ((weights, data, "--max-images", 0), "--max-images 0: at least 1"),
+        ((weights, data, "--device", "cuda:77"), "--device: device 'cuda:77'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run(*arguments, "--out", out)
+    with pytest.raises(DataError, match=r"absent.json cannot be read"):
+        run(weights, None, "--annotations", data / "absent.json", "--images", data, "--out", out)
+    with pytest.raises(CheckpointError, match="is corrupt"):
+        run(data / "instances.json", data, "--out", out)
+    assert not out.exists()
+
+
+def test_the_command_line_answers_in_one_line_and_without_torch(weights: Path) -> None:
+    loaded = "import sys; sys.argv = ['x', '--help']\nimport experiments.{0} as c\ntry: c.main()\n"
+    loaded += "except SystemExit: print('torch' in sys.modules)"
+    for name in ("evaluate", "predict", "convert"):
+        help_ = subprocess.run(
+            [sys.executable, "-c", loaded.format(name)], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert help_.stdout.startswith(f"usage: python -m experiments.{name}")
+        assert help_.stdout.endswith("False\n")
+    wrong = [sys.executable, "-m", "experiments.evaluate", str(weights)]
+    failed = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(f"error: {weights} is no run directory")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one(weights: Path, data: Path, tmp_path: Path) -> None:
+    run(weights, data, "--out", tmp_path / "one", "--batch-size", 1)
+    launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2"
+    options = f"--annotations {data / 'instances.json'} --images {data} --num-workers 0 --batch-size 1"
+    line = f"{launch} -m experiments.evaluate {weights} {options} --device cpu --out {tmp_path / 'two'}"
+    subprocess.run(line.split(), cwd=ROOT, capture_output=True, check=True, timeout=300)
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text())["metrics"] for n in ("one", "two"))
+    assert two == pytest.approx(one, abs=1e-9)
+    counts = [len(json.loads((tmp_path / n / "detections.json").read_text())) for n in ("one", "two")]
+    assert counts[0] == counts[1]

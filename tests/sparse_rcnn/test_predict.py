@@ -1,0 +1,332 @@
+"""SparseRCNN.predict and predict_stages, and the command on top of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from experiments import predict as command
+from sparse_rcnn import SparseRCNN
+from sparse_rcnn.data.batching import collate
+from sparse_rcnn.data.image import EXIF_ORIENTATION
+from sparse_rcnn.detect import eval_mode
+from sparse_rcnn.errors import DataError, UserError
+from sparse_rcnn.inference import select_detections
+from sparse_rcnn.predict import load_image
+from sparse_rcnn.structures import Detections
+from sparse_rcnn.weights import save_detector
+from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
+
+
+@pytest.fixture(scope="module")
+def model() -> SparseRCNN:
+    return small_detector(card=small_card()).eval()
+
+
+def picture(height: int = 40, width: int = 60, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
+def assert_same(a: Detections, b: Detections, tolerance: float = 0.0) -> None:
+    torch.testing.assert_close(a.boxes_xyxy_abs, b.boxes_xyxy_abs, rtol=0, atol=tolerance)
+    torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=tolerance)
+    assert a.labels.tolist() == b.labels.tolist()
+
+
+# ---- the Python interface -------------------------------------------------------------------------
+
+
+def test_three_lines_from_a_file_to_boxes_in_its_pixels(model: SparseRCNN, tmp_path: Path) -> None:
+    save_detector(model, model.card, tmp_path / "m.safetensors")
+    to_pil(picture(40, 60)).save(tmp_path / "photo.png")
+
+    loaded = SparseRCNN.from_pretrained(str(tmp_path / "m.safetensors"))
+    detections = loaded.predict(str(tmp_path / "photo.png"))
+
+    assert 0 < len(detections) <= NUM_PROPOSALS
+    x1, y1, x2, y2 = detections.boxes_xyxy_abs.unbind(1)
+    assert x1.min() >= 0
+    assert y1.min() >= 0
+    assert x2.max() <= 60
+    assert y2.max() <= 40
+    assert y2.max() > 20  # in pixels of the file, not of the 64 x 96 the model sees
+    assert detections.scores.tolist() == sorted(detections.scores.tolist(), reverse=True)
+    assert {loaded.card.class_names[label] for label in detections.labels.tolist()} <= {"cat", "dog"}
+
+
+def test_every_kind_of_input_gives_the_same_detections(model: SparseRCNN, tmp_path: Path) -> None:
+    image = picture()
+    to_pil(image).save(tmp_path / "photo.png")
+    expected = model.predict(image)
+    inputs = [tmp_path / "photo.png", str(tmp_path / "photo.png"), to_pil(image), image.float()]
+    for given in inputs:
+        assert_same(model.predict(given), expected)
+    for found in model.predict(inputs, batch_size=1):
+        assert_same(found, expected)
+
+
+def test_it_is_evaluation_s_resize_padding_and_selection(model: SparseRCNN) -> None:
+    from sparse_rcnn.data.coco import Sample
+    from sparse_rcnn.data.transforms import EvalTransform
+
+    image = load_image(picture(), "x")
+    resized = EvalTransform(64, 96)(image)
+    assert tuple(resized.shape) == (3, 64, 96)
+    sample = Sample(resized, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0, (40, 60))
+    batch = collate([sample])
+    with torch.no_grad():
+        output = model(batch.images, batch.image_sizes_hw)[-1]
+    expected = select_detections(output, batch.image_sizes_hw, batch.original_sizes_hw)[0]
+    assert_same(model.predict(picture()), expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_list_gives_what_each_image_gives_alone(model: SparseRCNN, batch_size: int) -> None:
+    sizes = [(40, 60), (60, 40), (50, 50), (40, 60), (41, 60), (200, 300), (40, 60)]
+    images = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+    found = model.predict(images, batch_size=batch_size)
+    assert len(found) == len(images)
+    for image, detections in zip(images, found, strict=True):
+        assert_same(detections, model.predict(image), tolerance=2e-3)
+    assert model.predict([]) == []
+    assert isinstance(model.predict((images[0],)), list)
+
+
+def test_the_threshold_is_the_least_score_and_off_by_default(model: SparseRCNN) -> None:
+    everything = model.predict(picture())
+    threshold = everything.scores[2].item()
+    assert_same(model.predict(picture(), threshold), everything.above(threshold))
+    assert len(model.predict(picture(), threshold)) == 3
+    assert len(model.predict(picture(), 1.0)) == 0
+    for wrong in (-0.1, 1.5, float("nan")):
+        with pytest.raises(UserError, match="score_threshold must be within 0 and 1"):
+            model.predict(picture(), wrong)
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
+        model.predict(picture(), batch_size=0)
+
+
+def test_modes_and_gradients_are_as_before(model: SparseRCNN) -> None:
+    model.train()
+    model.backbone.eval()
+    try:
+        detections = model.predict(picture())
+        assert not detections.scores.requires_grad
+        assert model.training
+        assert model.stages[0].training
+        assert not model.backbone.training
+        assert not model.backbone.bottom_up.training
+        with pytest.raises(DataError):
+            model.predict("absent.jpg")
+        assert model.training
+        with eval_mode(model):
+            assert not model.training
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_greyscale_palette_alpha_and_rotated_pictures(model: SparseRCNN) -> None:
+    grey = to_pil(picture()).convert("L")
+    expected = model.predict(grey.convert("RGB"))
+    assert_same(model.predict(grey), expected)
+    with_alpha = grey.convert("RGB").convert("RGBA")
+    with_alpha.putalpha(77)
+    assert_same(model.predict(with_alpha), expected)
+
+    stored = to_pil(picture(30, 60))
+    stored.getexif()[EXIF_ORIENTATION] = 6  # shown after a turn of 90 degrees clockwise
+    upright = stored.transpose(Image.Transpose.ROTATE_270)
+    assert upright.size == (30, 60)
+    assert_same(model.predict(stored), model.predict(upright))
+
+
+def test_the_rotation_of_a_file_and_of_the_picture_opened_from_it_is_one(model: SparseRCNN, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 8
+    to_pil(picture(30, 60)).save(tmp_path / "p.png", exif=exif)
+    with Image.open(tmp_path / "p.png") as opened:
+        assert tuple(load_image(opened, "x").shape) == (3, 60, 30)
+        assert_same(model.predict(opened), model.predict(tmp_path / "p.png"))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 4, 4)), "image 0 is a ndarray: give a path, a PIL image, a tensor"),
+        (None, "image 0 is a NoneType"),
+        (torch.zeros(4, 4, 3), r"image 0 has shape \(4, 4, 3\): give a tensor \(3, H, W\)"),
+        (torch.zeros(2, 3, 4, 4), r"shape \(2, 3, 4, 4\).* or a list of them"),
+        (torch.zeros(3, 0, 4), r"shape \(3, 0, 4\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "dtype torch.int64: give uint8 or float"),
+        (torch.rand(3, 4, 4), r"no value above .*: give RGB in 0..255, not in 0..1"),
+        (torch.full((3, 4, 4), -1.0), "values from -1 to -1: give RGB in 0..255, not normalised"),
+        (torch.full((3, 4, 4), torch.nan), "values from nan to nan"),
+    ],
+)
+def test_what_is_no_image_is_refused(model: SparseRCNN, image: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model.predict(image)
+    with pytest.raises(UserError, match=message.replace("image 0", "image 1")):
+        model.predict([picture(), image])
+
+
+def test_files_that_cannot_be_read_are_named(model: SparseRCNN, tmp_path: Path) -> None:
+    to_pil(picture()).save(tmp_path / "p.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "p.png").read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"absent.jpg does not exist"):
+        model.predict("absent.jpg")
+    with pytest.raises(DataError, match=r"cut.png cannot be read as an image"):
+        model.predict(tmp_path / "cut.png")
+    with (
+        Image.open(tmp_path / "cut.png") as opened,
+        pytest.raises(DataError, match="image 0: the PIL image cannot be read"),
+    ):
+        model.predict(opened)
+
+
+def test_a_model_without_card_says_what_is_missing() -> None:
+    model = small_detector(card=small_card()).eval()
+    model.card = None
+    with pytest.raises(UserError, match="no card, so its image size and classes are unknown"):
+        model.predict(picture())
+    with pytest.raises(UserError, match="no card"):
+        model.predict_stages(picture())
+
+
+def test_stages_are_in_pixels_of_the_image_and_end_in_the_detections(model: SparseRCNN) -> None:
+    stages = model.predict_stages(picture())
+    shape = (NUM_STAGES, NUM_PROPOSALS)
+    assert stages.boxes_xyxy_abs.shape == (*shape, 4)
+    assert stages.scores.shape == stages.labels.shape == shape
+
+    scale = torch.tensor([60.0, 40.0, 60.0, 40.0])  # the proposals are relative to the image
+    cx, cy, w, h = (model.proposals.boxes_cxcywh_norm.detach() * scale).unbind(1)
+    proposals = torch.stack((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), dim=1)
+    torch.testing.assert_close(stages.proposals_xyxy_abs, proposals)
+
+    size = torch.tensor([[40, 60]])
+    assert_same(select_detections(stages.outputs[-1], size, size)[0], model.predict(picture()), 1e-4)
+    first = stages.outputs[0].logits[0].sigmoid()
+    torch.testing.assert_close(stages.scores[0], first.max(dim=1).values)
+    assert stages.labels[0].tolist() == first.argmax(dim=1).tolist()
+
+
+def test_the_forward_of_training_takes_raw_batches_as_before(model: SparseRCNN) -> None:
+    outputs = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 96], [40, 60]]))
+    assert [tuple(output.logits.shape) for output in outputs] == [(2, NUM_PROPOSALS, 2)] * NUM_STAGES
+    assert outputs[-1].boxes_xyxy_abs.requires_grad
+
+
+# ---- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(model: SparseRCNN, tmp_path: Path) -> str:
+    save_detector(model, model.card, tmp_path / "m.safetensors")
+    return str(tmp_path / "m.safetensors")
+
+
+def save(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_pil(picture(seed=seed)).save(path)
+    return path
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_folders_give_pictures_at_the_same_places_and_one_json(
+    model: SparseRCNN, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "in"
+    for i, name in enumerate(("a.png", "a.bmp", "deep/er/a.PNG", "b.gif", ".hidden.png", "notes.txt")):
+        if name.endswith("txt"):
+            (images / name).write_text("no image")
+        else:
+            save(images / name, seed=i)
+    out = images / "out"  # below the folder that is read: the pictures of one call are no input of the next
+    for _ in range(2):
+        command.main([weights, str(images), "--out", str(out), "--score-threshold", "0"])
+        assert written(out) == ["a.bmp", "a.png", "b.gif.png", "deep/er/a.PNG", "detections.json"]
+    content = json.loads((out / "detections.json").read_text())
+    num_detections = sum(len(record["scores"]) for record in content["images"])
+    assert f"{num_detections} detections of at least 0 in 4 images" in capsys.readouterr().out
+    assert 18 <= num_detections <= 24  # six proposals an image; one without area is dropped
+    assert content["score_threshold"] == 0
+    assert content["categories"] == model.card.categories
+    record = next(r for r in content["images"] if r["picture"] == "deep/er/a.PNG")
+    assert (record["width"], record["height"]) == (60, 40)
+    expected = model.predict(record["file"])
+    assert record["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-5)
+    np.testing.assert_allclose(record["boxes_xyxy_abs"], expected.boxes_xyxy_abs, atol=1e-3)
+    assert record["labels"] == expected.labels.tolist()
+    assert record["class_names"] == [model.card.class_names[label] for label in record["labels"]]
+    with Image.open(out / "a.bmp") as picture_:
+        assert picture_.format == "BMP"
+        assert picture_.size[0] >= 60
+
+
+def test_stages_are_drawn_beside_and_the_threshold_counts(weights: str, tmp_path: Path) -> None:
+    image = save(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    command.main([weights, str(image), "--out", str(out), "--stages", "--score-threshold", "1"])
+    assert written(out) == ["a.png", "a.stages.png", "detections.json"]
+    assert json.loads((out / "detections.json").read_text())["images"][0]["scores"] == []
+    with Image.open(out / "a.png") as one, Image.open(out / "a.stages.png") as all_stages:
+        assert all_stages.width > 2.5 * one.width  # the proposals and two stages
+
+
+def test_equal_names_in_two_inputs_keep_their_folders(weights: str, tmp_path: Path) -> None:
+    inputs = [save(tmp_path / "x" / "a.png"), save(tmp_path / "y" / "z" / "A.png")]
+    out = tmp_path / "out"
+    # The same file twice is one picture.
+    command.main([weights, *map(str, inputs), str(inputs[0].parent), "--out", str(out)])
+    assert written(out) == ["detections.json", "x/a.png", "y/z/A.png"]
+
+
+def test_an_unreadable_image_is_named_and_the_others_are_done(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = save(tmp_path / "in" / "a.png"), tmp_path / "in" / "b.png"
+    bad.write_bytes(good.read_bytes()[:1000])
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="1 of 2 images could not be read"):
+        command.main([weights, str(tmp_path / "in"), "--out", str(out)])
+    assert f"warning: {bad} cannot be read as an image" in capsys.readouterr().err
+    assert written(out) == ["a.png", "detections.json"]
+    with pytest.raises(UserError, match="none of the 1 images could be read"):
+        command.main([weights, str(bad), "--out", str(tmp_path / "out2")])
+    assert not (tmp_path / "out2").exists()
+
+
+def test_what_the_command_refuses_before_it_writes(weights: str, tmp_path: Path) -> None:
+    image = save(tmp_path / "in" / "a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    out = str(tmp_path / "out")
+    for arguments, message in (
+        ([weights, str(tmp_path / "nope"), "--out", out], "nope: there is no such image or folder"),
+        ([weights, str(tmp_path / "empty"), "--out", out], r"empty holds no images \(jpg, "),
+        ([weights, str(image), "--out", str(image.parent)], "a.png would replace an input"),
+        ([weights, str(image), "--out", str(tmp_path / "file")], "file is a file: give a folder"),
+        ([str(tmp_path / "no.safetensors"), str(image), "--out", out], "no.safetensors: there is no such"),
+        ([str(image), str(image), "--out", out], "a.png is corrupt or not a safetensors file"),
+        ([weights, str(image), "--out", out, "--score-threshold", "2"], "--score-threshold 2"),
+        ([weights, str(image), "--out", out, "--batch-size", "0"], "--batch-size 0"),
+        ([weights, str(image), "--out", out, "--device", "foo"], "--device: device 'foo' does not exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command.main(arguments)
+    assert not Path(out).exists()
+    assert written(tmp_path / "in") == ["a.png"]

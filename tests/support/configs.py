@@ -1,0 +1,38 @@
+"""Configurations composed from conf/ as the commands compose them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from experiments import schema
+from experiments.build import INJECTED
+from experiments.config import validate
+from experiments.signature import ConfigError
+from tests.support.paths import ROOT
+
+CONF = ROOT / "conf"
+
+
+def compose_run(*overrides: str) -> DictConfig:
+    """conf/train.yaml with overrides, and Hydra's own node."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides), return_hydra_config=True)
+
+
+def checked(*overrides: str) -> dict[str, Any]:
+    """The validated configuration of a run; what only the user can know (paths of data) gets a stand-in."""
+    cfg = compose_run(*overrides)
+    OmegaConf.set_struct(cfg, False)
+    del cfg["hydra"]
+    try:
+        return validate(cfg, INJECTED)
+    except ConfigError as error:
+        missing = re.match(r"(data\.\S+): has no value", str(error))
+        if missing is None:
+            raise
+        return checked(*overrides, f"{missing[1]}=/nowhere")
