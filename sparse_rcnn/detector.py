@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.architecture import TRUSTED_MODULES
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.image_detection import ImageInput, StagePredictions, predict, predict_stages
 from sparse_rcnn.model_card import DetectorModule, ModelCard
-from sparse_rcnn.predict import ImageInput, StagePredictions, predict, predict_stages
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput

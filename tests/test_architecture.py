@@ -31,18 +31,18 @@ ALLOWED_IN_LIBRARY = {
 # What `sparse_rcnn.architecture` builds by name is no import: a weights file says what that is.
 LAYERS = [
     [
-        "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "cpu", "ema", "schedule",
-        "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses",
-        "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
+        "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
+        "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
+        "eval_mode", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
     ],
     [
-        "atomic", "architecture", "distributed", "runlog", "visualize",
-        "proposals", "positional_encoding", "stage", "matcher", "inference", "pretrained",
+        "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
+        "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
         "data.annotations", "data.image", "data.shapes", "evaluation.ground_truth",
     ],
-    ["losses", "detect", "convert", "weights", "data.coco"],
+    ["losses", "dataset_detection", "convert", "weights", "data.coco"],
     ["engine", "speed", "checkpoint", "data.batching", "evaluation.detections"],
-    ["predict", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend"],
+    ["image_detection", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend"],
     ["detector", "evaluation.evaluator"],
     ["evaluation", ""],
 ]  # fmt: skip

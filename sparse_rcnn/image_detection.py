@@ -19,10 +19,10 @@ from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import Sample
 from sparse_rcnn.data.image import exif_orientation, read_image, to_rgb, to_upright
 from sparse_rcnn.data.transforms import EvalTransform
-from sparse_rcnn.detect import eval_mode
 from sparse_rcnn.errors import DataError, UserError
-from sparse_rcnn.inference import select_detections
+from sparse_rcnn.eval_mode import eval_mode
 from sparse_rcnn.model_card import DetectorModule
+from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.responses import record_responses
 from sparse_rcnn.structures import Batch, Detections, StageOutput
 
