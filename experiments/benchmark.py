@@ -54,7 +54,7 @@ def roi() -> dict[str, Callable[[], Any]]:
     """RoI pooling forward and backward at the size of recipe=mini: torchvision's RoIAlign against one gather."""
     import torch
 
-    from sparse_rcnn.cpu import keep_freed_memory
+    from sparse_rcnn.allocator import keep_freed_memory
     from sparse_rcnn.roi_pooler import GatherRoIAlign, MultiLevelRoIAlign
 
     keep_freed_memory()
@@ -81,7 +81,7 @@ def evaluation() -> dict[str, Callable[[], Any]]:
     """COCO evaluation of 500 images with 100 detections each: pycocotools against hotcoco."""
     import numpy as np
 
-    from sparse_rcnn.detect import DetectionTable
+    from sparse_rcnn.detection_table import DetectionTable
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
 
     rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ class _TrainingSteps:
             set_num_classes,
             train_batches,
         )
-        from sparse_rcnn.cpu import keep_freed_memory
+        from sparse_rcnn.allocator import keep_freed_memory
         from sparse_rcnn.distributed import init_world
         from sparse_rcnn.rng import seed_everything
 

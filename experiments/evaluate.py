@@ -18,7 +18,7 @@ from sparse_rcnn.rundir import layout
 if TYPE_CHECKING:
     from experiments.evaluation import Evaluation
     from sparse_rcnn.data.coco import CocoDetection
-    from sparse_rcnn.detect import DetectionTable
+    from sparse_rcnn.detection_table import DetectionTable
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.distributed import World
 
@@ -147,8 +147,8 @@ def run_detector(
     from tqdm import tqdm
 
     from experiments.build import eval_batches
-    from sparse_rcnn.cpu import keep_freed_memory
-    from sparse_rcnn.detect import detect
+    from sparse_rcnn.allocator import keep_freed_memory
+    from sparse_rcnn.dataset_detection import detect
 
     if world.device.type == "cpu":
         keep_freed_memory()

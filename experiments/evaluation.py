@@ -17,7 +17,7 @@ from sparse_rcnn.atomic import replacing, write_bytes_atomic
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
-from sparse_rcnn.detect import DetectionTable
+from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.evaluation import COCO_MAX_DETS, CocoEvaluator, CocoMetrics
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.writer import RunDirectory

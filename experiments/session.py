@@ -26,7 +26,7 @@ from experiments.views import view_images, write_views
 from experiments.writers import Dashboard, ProgressWriter, StatusWriter
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.data.coco import CocoDetection
-from sparse_rcnn.detect import detect
+from sparse_rcnn.dataset_detection import detect
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.distributed import World
 from sparse_rcnn.engine import LoopSettings, train

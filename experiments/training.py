@@ -31,8 +31,8 @@ from experiments.naming import init_world_on, naming, naming_rates
 from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.session import Session
 from experiments.summary import print_summary
+from sparse_rcnn.allocator import keep_freed_memory
 from sparse_rcnn.atomic import write_bytes_atomic
-from sparse_rcnn.cpu import keep_freed_memory
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.distributed import PeerError, World, lost_peers
 from sparse_rcnn.errors import UserError

@@ -17,7 +17,7 @@ from sparse_rcnn.atomic import replacing, write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.detector import SparseRCNN
-from sparse_rcnn.predict import StagePredictions
+from sparse_rcnn.image_detection import StagePredictions
 
 MAX_PICTURE_SIDE = 640
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from sparse_rcnn.errors import CheckpointError, UserError
-from sparse_rcnn.weights import ModelCard, load_tensors, read_weights, save_detector
+from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.weights import load_tensors, read_weights, save_detector
 
 NUM_KEPT = 2  # the newest and the one before: a full disk or a crash while writing never leaves none
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.architecture import TRUSTED_MODULES
-from sparse_rcnn.predict import ImageInput, StagePredictions, predict, predict_stages
+from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.image_detection import ImageInput, StagePredictions, predict, predict_stages
+from sparse_rcnn.model_card import DetectorModule, ModelCard
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput
-
-if TYPE_CHECKING:
-    from sparse_rcnn.weights import ModelCard
+from sparse_rcnn.weights import load_detector
 
 
-class SparseRCNN(nn.Module):
+class SparseRCNN(DetectorModule):
     """The detector of arXiv 2011.12450: learned proposals refined by a cascade of stages.
 
     Args:
@@ -35,7 +35,7 @@ class SparseRCNN(nn.Module):
         pixel_mean, pixel_std: of RGB in 0..255 (semantics.md#input).
     """
 
-    pixel_mean: Tensor
+    proposals: LearnedProposals
     pixel_std: Tensor
 
     def __init__(
@@ -67,7 +67,6 @@ class SparseRCNN(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         # Recompute each stage in the backward pass: 12 stages or 500 proposals then fit. Same numbers.
         self.activation_checkpointing = False
-        # What a weights file says besides the tensors: set by load_detector and by the training entry point.
         self.card: ModelCard | None = None
 
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
@@ -175,6 +174,7 @@ class SparseRCNN(nn.Module):
         Raises:
             CheckpointError: the file is absent, corrupt or not one of ours; the message names it.
         """
-        from sparse_rcnn.weights import load_detector
-
-        return load_detector(path, trusted_modules)
+        model = load_detector(path, trusted_modules)
+        if not isinstance(model, cls):
+            raise CheckpointError(f"{path} describes a {type(model).__name__}, which is no {cls.__name__}")
+        return model

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from sparse_rcnn.detect import autocast
 from sparse_rcnn.distributed import World
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import NonFiniteError
+from sparse_rcnn.precision import autocast
 from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep

@@ -7,8 +7,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from sparse_rcnn.detect import autocast, eval_mode
-from sparse_rcnn.inference import select_detections
+from sparse_rcnn.eval_mode import eval_mode
+from sparse_rcnn.postprocess import select_detections
+from sparse_rcnn.precision import autocast
 from sparse_rcnn.structures import Batch
 
 NUM_WARM_UP = 5

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -14,50 +13,13 @@ from torch import Tensor, nn
 
 from sparse_rcnn.architecture import TRUSTED_MODULES, build
 from sparse_rcnn.atomic import write_bytes_atomic
-from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.model_card import DetectorModule, ModelCard
 from sparse_rcnn.state_dicts import misfits
 
 FORMAT = "sparse_rcnn"
 FORMAT_VERSION = 1
 WEIGHTS_NAME = "model.safetensors"  # in a run directory and in a checkpoint
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What has to be known of weights besides the tensors.
-
-    Args:
-        architecture: the resolved ``model`` node, see ``sparse_rcnn.architecture``.
-        categories: dictionaries with ``id`` (of the data set) and ``name``, in the order of the labels.
-        short_side, max_long_side: pixels images are resized to before detection.
-    """
-
-    architecture: dict[str, Any]
-    categories: list[dict[str, Any]]
-    short_side: int
-    max_long_side: int
-
-    @classmethod
-    def from_json(cls, text: str) -> ModelCard:
-        """The card as ``save_weights`` writes it.
-
-        Raises: ValueError, KeyError or TypeError for anything else.
-        """
-        card = cls(**json.loads(text))
-        sizes = (card.short_side, card.max_long_side)
-        if not isinstance(card.architecture, dict) or not all(type(size) is int for size in sizes):
-            raise ValueError("the card does not describe a model")
-        categories = [{"id": int(c["id"]), "name": str(c["name"])} for c in card.categories]
-        return replace(card, categories=categories)
-
-    @property
-    def class_names(self) -> list[str]:
-        return [c["name"] for c in self.categories]
-
-    @property
-    def category_ids(self) -> list[int]:
-        return [c["id"] for c in self.categories]
 
 
 def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> None:
@@ -130,12 +92,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     return tensors, card
 
 
-def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> SparseRCNN:
+def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> DetectorModule:
     """Build the detector a weights file describes and load it, in eval mode, on the CPU."""
     path = find_weights(path)
     tensors, card = read_weights(path)
     model = build(card.architecture, trusted_modules)
-    if not isinstance(model, SparseRCNN):
+    if not isinstance(model, DetectorModule):
         raise CheckpointError(f"{path} describes a {type(model).__name__}, which is no detector")
     if len(card.categories) != (num_classes := model.stages[-1].num_classes):
         raise CheckpointError(f"{path} names {len(card.categories)} classes, its model has {num_classes}")

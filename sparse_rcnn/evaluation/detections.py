@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sparse_rcnn.detect import DetectionTable
+from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import DataError
 from sparse_rcnn.evaluation.ground_truth import (
     BoxColumns,

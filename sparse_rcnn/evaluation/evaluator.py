@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sparse_rcnn.detect import DetectionTable
+from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.evaluation.detections import DetectionColumns
 from sparse_rcnn.evaluation.ground_truth import CocoGroundTruth

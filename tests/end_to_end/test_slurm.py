@@ -264,7 +264,7 @@ def test_a_sweep_started_again_waits_for_the_jobs_it_has(cluster: MiniSlurm, run
 
 
 def test_a_signal_in_the_last_evaluation_requeues_too(cluster: MiniSlurm, runs_root: Path, tmp_path: Path) -> None:
-    arguments = overrides(runs_root, slowed(tmp_path, "sparse_rcnn.detect.detect", 60))
+    arguments = overrides(runs_root, slowed(tmp_path, "sparse_rcnn.dataset_detection.detect", 60))
     process = sweep(cluster, arguments)
     last = f"step_{training.NUM_STEPS:08d}"
     until(lambda: list(runs_root.glob(f"*/*/checkpoints/{last}/training_state.pt")), "the last checkpoint")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments import evaluate as command
 from experiments.evaluation import MAX_DETS_300, evaluate_stages, largest_group
-from sparse_rcnn.detect import DetectionTable
+from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
 from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth, evaluate_detections
 from sparse_rcnn.evaluation.detections import DetectionColumns

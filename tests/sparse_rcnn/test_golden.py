@@ -17,9 +17,9 @@ from torch import Tensor
 from sparse_rcnn.architecture import build
 from sparse_rcnn.convert import ours_to_released, released_name, released_to_ours
 from sparse_rcnn.detector import SparseRCNN
-from sparse_rcnn.inference import select_detections
 from sparse_rcnn.losses import Losses
 from sparse_rcnn.matcher import Matches
+from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.roi_pooler import assign_levels
 from sparse_rcnn.structures import StageOutput, Targets
 from sparse_rcnn.weights import load_tensors

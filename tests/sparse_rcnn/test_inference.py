@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparse_rcnn.inference import select_detections
+from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.structures import StageOutput
 from tests.support import naive
 from tests.support.detectors import random_outputs

@@ -15,10 +15,10 @@ from experiments import predict as command
 from sparse_rcnn import SparseRCNN
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.image import EXIF_ORIENTATION
-from sparse_rcnn.detect import eval_mode
 from sparse_rcnn.errors import DataError, UserError
-from sparse_rcnn.inference import select_detections
-from sparse_rcnn.predict import load_image
+from sparse_rcnn.eval_mode import eval_mode
+from sparse_rcnn.image_detection import load_image
+from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.structures import Detections
 from sparse_rcnn.weights import save_detector
 from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector

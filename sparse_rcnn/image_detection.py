@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -20,14 +19,12 @@ from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import Sample
 from sparse_rcnn.data.image import exif_orientation, read_image, to_rgb, to_upright
 from sparse_rcnn.data.transforms import EvalTransform
-from sparse_rcnn.detect import eval_mode
 from sparse_rcnn.errors import DataError, UserError
-from sparse_rcnn.inference import select_detections
+from sparse_rcnn.eval_mode import eval_mode
+from sparse_rcnn.model_card import DetectorModule
+from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.responses import record_responses
 from sparse_rcnn.structures import Batch, Detections, StageOutput
-
-if TYPE_CHECKING:
-    from sparse_rcnn.detector import SparseRCNN
 
 ImageInput = str | os.PathLike[str] | Image.Image | Tensor
 """A file, a PIL image, or a tensor (3, H, W) of RGB in 0..255, uint8 or float."""
@@ -66,7 +63,7 @@ class StagePredictions:
 
 @torch.no_grad()
 def predict(
-    model: SparseRCNN, images: Sequence[ImageInput], score_threshold: float, batch_size: int
+    model: DetectorModule, images: Sequence[ImageInput], score_threshold: float, batch_size: int
 ) -> list[Detections]:
     """Detections of each image, see ``SparseRCNN.predict``."""
     if not 0 <= score_threshold <= 1:
@@ -103,7 +100,7 @@ def predict(
 
 
 @torch.no_grad()
-def predict_stages(model: SparseRCNN, image: ImageInput) -> StagePredictions:
+def predict_stages(model: DetectorModule, image: ImageInput) -> StagePredictions:
     """The proposals and every stage's output on one image, see ``SparseRCNN.predict_stages``."""
     sample = _sample(_transform(model), load_image(image, "the image"), 0)
     with eval_mode(model), record_responses(model.stages) as responses:
@@ -160,11 +157,11 @@ def _checked_tensor(image: Tensor, who: str) -> tv_tensors.Image:
     return tv_tensors.Image(image.detach().cpu())
 
 
-def _transform(model: SparseRCNN) -> EvalTransform:
+def _transform(model: DetectorModule) -> EvalTransform:
     if model.card is None:
         raise UserError(
             "the model has no card, so its image size and classes are unknown: load it with "
-            "SparseRCNN.from_pretrained, or set model.card = ModelCard(...) (sparse_rcnn.weights)"
+            "SparseRCNN.from_pretrained, or set model.card = ModelCard(...) (sparse_rcnn.model_card)"
         )
     return EvalTransform(model.card.short_side, model.card.max_long_side)
 
@@ -175,6 +172,6 @@ def _sample(transform: EvalTransform, image: tv_tensors.Image, index: int) -> Sa
     return Sample(transform(image), no_boxes, no_labels, image_id=index, original_size_hw=(height, width))
 
 
-def _forward(model: SparseRCNN, samples: list[Sample]) -> tuple[Batch, list[StageOutput]]:
+def _forward(model: DetectorModule, samples: list[Sample]) -> tuple[Batch, list[StageOutput]]:
     batch = collate(samples, SIZE_DIVISOR).to(model.pixel_mean.device)
     return batch, model(batch.images, batch.image_sizes_hw)

@@ -1,0 +1,64 @@
+"""What has to be known of a detector besides its tensors, and the module that carries it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What has to be known of weights besides the tensors.
+
+    Args:
+        architecture: the resolved ``model`` node, see ``sparse_rcnn.architecture``.
+        categories: dictionaries with ``id`` (of the data set) and ``name``, in the order of the labels.
+        short_side, max_long_side: pixels images are resized to before detection.
+    """
+
+    architecture: dict[str, Any]
+    categories: list[dict[str, Any]]
+    short_side: int
+    max_long_side: int
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelCard:
+        """The card as ``sparse_rcnn.weights`` writes it.
+
+        Raises: ValueError, KeyError or TypeError for anything else.
+        """
+        card = cls(**json.loads(text))
+        sizes = (card.short_side, card.max_long_side)
+        if not isinstance(card.architecture, dict) or not all(type(size) is int for size in sizes):
+            raise ValueError("the card does not describe a model")
+        categories = [{"id": int(c["id"]), "name": str(c["name"])} for c in card.categories]
+        return replace(card, categories=categories)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [c["name"] for c in self.categories]
+
+    @property
+    def category_ids(self) -> list[int]:
+        return [c["id"] for c in self.categories]
+
+
+class DetectorModule(nn.Module):
+    """What prediction on images and weights files need of a detector; ``sparse_rcnn.detector`` is one.
+
+    Called with images (N, 3, H, W) and their sizes (N, 2), it gives one ``StageOutput`` per stage.
+
+    Attributes:
+        card: set by ``load_detector`` and by whoever trains the detector; None where nobody did.
+        proposals: image sizes to boxes and features of the learned proposals.
+        stages: S modules with ``num_classes`` and ``interaction``.
+        pixel_mean: a buffer, on the detector's device.
+    """
+
+    card: ModelCard | None
+    proposals: nn.Module
+    stages: nn.ModuleList
+    pixel_mean: Tensor
