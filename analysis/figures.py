@@ -18,11 +18,11 @@ from analysis.paper.rows import EXPERIMENTS, published_tables
 from analysis.summaries import choose_recipe
 from analysis.table_rows import our_rows
 from analysis.tables import add_source_arguments, summaries_of
-from analysis.view_files import read_view, view_ids
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.rundir.reader import Run, RunSource
 from sparse_rcnn.rundir.summary import RunSummary
+from sparse_rcnn.rundir.views import read_view, view_ids
 
 BASELINE = "baseline"
 DEFAULT_EXPERIMENTS = tuple(name for name in EXPERIMENTS["table1"] if name is not None)

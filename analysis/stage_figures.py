@@ -14,7 +14,7 @@ matplotlib.use("Agg")  # before pyplot: no display is needed, and none is opened
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
-from analysis.view_files import View
+from sparse_rcnn.rundir.views import View
 
 # Okabe and Ito's palette, told apart with every common colour blindness, without its black.
 PALETTE = ("#e69f00", "#56b4e9", "#f0e442", "#009e73", "#cc79a7", "#d55e00", "#0072b2")

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.output import UNDATED, write_figure
-from analysis.view_files import read_view, view_ids
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.views import read_view, view_ids
 
 FORMATS = tuple(UNDATED)
 BOXES = "proposals.boxes_cxcywh_norm"  # of a weights file
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.proposals:
         figure, name = _proposals(found, args.step), "proposals"
     else:
-        image_id = _image_id(found) if args.image is None else args.image
+        image_id = _image_id(found, args.image)
         figure, name = _view(found, image_id, args), f"{'stages' if args.look is None else 'look'}_{image_id}"
     out = args.out or Path(f"{name}.png")
     save(figure, out)
@@ -88,14 +88,14 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
         raise UserError(f"{path} holds no learned boxes: {error}") from error
 
 
-def _image_id(run: Run) -> int:
+def _image_id(run: Run, asked: int | None) -> int:
     ids = view_ids(run)
+    hint = f"for any image: python -m experiments.predict {run.path} IMAGE --stages --out FOLDER"
     if not ids:
-        raise UserError(
-            f"{run.path} has no views: its evaluations write them (eval.num_pictures above 0); for any image: "
-            f"python -m experiments.predict {run.path} IMAGE --stages --out FOLDER"
-        )
-    return ids[0]
+        raise UserError(f"{run.path} has no views: its evaluations write them (eval.num_pictures above 0); {hint}")
+    if asked is not None and asked not in ids:
+        raise UserError(f"{run.path} has no view of image {asked} (it has: {', '.join(map(str, ids))}); {hint}")
+    return ids[0] if asked is None else asked
 
 
 def _view(run: Run, image_id: int, args: argparse.Namespace) -> Any:

@@ -106,23 +106,28 @@ def evaluation() -> dict[str, Callable[[], Any]]:
 
 
 def logging() -> dict[str, Callable[[], Any]]:
-    """50 training steps of recipe=mini: no dashboard, without it once more, and Weights & Biases offline."""
+    """50 training steps of recipe=mini: without W&B, without it once more, and with W&B offline."""
     import tempfile
     from pathlib import Path
 
-    from experiments.build import build_datasets
-    from experiments.check import compose_row
-    from experiments.training import ensure_data
+    from experiments.build import build_datasets, with_num_classes
+    from experiments.config.rows import compose_row
+    from experiments.run.embedded_data import ensure_data
+    from experiments.run.training import build_training
     from experiments.wandb_writer import WandbWriter
+    from sparse_rcnn.allocator import keep_freed_memory
+    from sparse_rcnn.distributed import init_world
     from sparse_rcnn.runlog import JsonlWriter, Writer
 
+    keep_freed_memory()
     folder = Path(tempfile.mkdtemp(prefix="sparse_rcnn_benchmark_"))
-    config = compose_row("mini", "baseline", ["train.device=cpu"])
+    config = compose_row("mini", "baseline", ["train.device=cpu", "train.channels_last=true"])
     ensure_data(config)
+    train_set, val_set = build_datasets(config)
+    complete = with_num_classes(config, train_set.num_classes)
+    training = build_training(complete, train_set, val_set, init_world("cpu"))
     options = {key: value for key, value in config["log"]["writers"]["wandb"].items() if key != "_target_"}
-    train_set, _ = build_datasets(config)
-    steps = _TrainingSteps(config, train_set, num_steps=50)
-    wandb_writer = WandbWriter(**{**options, "mode": "offline"}, run_path=folder, run_id="benchmark", config=config)
+    wandb_writer = WandbWriter(**{**options, "mode": "offline"}, run_path=folder, run_id="benchmark", config=complete)
     wandb_writer.started()
     jsonl = JsonlWriter(folder / layout.METRICS)
     sides: dict[str, list[Writer]] = {
@@ -130,59 +135,9 @@ def logging() -> dict[str, Callable[[], Any]]:
         "log=none, again": [jsonl],
         "log=wandb": [jsonl, wandb_writer],
     }
-    return {name: partial(steps.run, writers) for name, writers in sides.items()}
-
-
-class _TrainingSteps:
-    """Training steps of a configuration, one interval after the other, each told to the writers given."""
-
-    def __init__(self, config: dict[str, Any], train_set: Any, num_steps: int) -> None:
-        import torch
-
-        from experiments.build import (
-            build_criterion,
-            build_model,
-            build_optimizer,
-            build_schedule,
-            set_num_classes,
-            train_batches,
-        )
-        from sparse_rcnn.allocator import keep_freed_memory
-        from sparse_rcnn.distributed import init_world
-        from sparse_rcnn.rng import seed_everything
-
-        keep_freed_memory()
-        set_num_classes(config, train_set.num_classes)
-        seed_everything(config["seed"])
-        self.config, self.num_steps, self.step = config, num_steps, 0
-        self.world = init_world("cpu")
-        self.model = build_model(config, train_set).to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(config, self.model)
-        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self.schedule, self.criterion = build_schedule(config), build_criterion(config)
-        self.batches, self.num_steps_per_epoch = train_batches(config, train_set, self.world, 0)
-
-    def run(self, writers: list[Any]) -> None:
-        from sparse_rcnn.engine import LoopSettings, train
-        from sparse_rcnn.interrupt import StopRequest
-
-        train_config, start = self.config["train"], self.step
-        self.step += self.num_steps
-        settings = LoopSettings(
-            num_steps=self.step,
-            num_steps_per_epoch=self.num_steps_per_epoch,
-            num_micro_batches=1,
-            clip_norm=train_config["clip_norm"],
-            precision=train_config["precision"],
-            channels_last=train_config["channels_last"],
-            log_every=train_config["log_every"],
-            eval_every=None,
-            checkpoint_every=None,
-        )
-        train(
-            self.model, self.criterion, self.optimizer, self.base_lrs, self.schedule, self.batches, self.world,
-            settings, start, None, writers, lambda step: None, lambda step: None, StopRequest(),
-        )  # fmt: skip
+    return {
+        name: lambda writers=writers: training.train_to(training.step + 50, writers) for name, writers in sides.items()
+    }
 
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +10,22 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
-from torch.utils.data import DataLoader
 
-from experiments.config import instantiate_options
+from experiments.config.validation import instantiate_options
 from experiments.naming import naming
 from experiments.signature import ConfigError
-from experiments.writers import Dashboard
-from sparse_rcnn.data.batching import AspectRatioBatchSampler, EvalBatchSampler, collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detector import SparseRCNN
-from sparse_rcnn.distributed import World
 from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.interrupt import leave_stopping_to_parent
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
+from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep
-from sparse_rcnn.structures import Batch
 from sparse_rcnn.weights import ModelCard, load_tensors, read_weights
 
 Config = dict[str, Any]
-# Arguments that no YAML states because the data set knows them: see ``set_num_classes``.
-INJECTED = {"model.stage": {"num_classes"}, "log.writers.*": {"run_path", "run_id", "config"}}
 
 
 def build(config: Config, path: str, **injected: Any) -> Any:
@@ -55,14 +47,13 @@ def build(config: Config, path: str, **injected: Any) -> Any:
 
 def dry_build(config: Config) -> None:
     """Build everything that needs no data, the model on the meta device, so that bad values fail before data load."""
-    trial = copy.deepcopy(config)
-    set_num_classes(trial, 1)
+    trial = with_num_classes(config, 1)
     with torch.device("meta"):
         model = build(trial, "model")
     build_criterion(trial)
     build_optimizer(trial, model)
     build(trial, "schedule")
-    build_dashboards(trial, Path(trial["runs_root"]), "")
+    build_writers(trial, Path(trial["runs_root"]), "")
     build(trial, "input.train")
     build(trial, "input.eval")
     if trial["data"]["generator"] is not None:
@@ -85,9 +76,14 @@ def check_batch_size(config: Config, world_size: int) -> None:
         )
 
 
-def set_num_classes(config: Config, num_classes: int) -> None:
-    """Complete the configuration by what only the data set knows."""
-    config["data"]["num_classes"] = config["model"]["stage"]["num_classes"] = num_classes
+def with_num_classes(config: Config, num_classes: int) -> Config:
+    """The configuration completed by the one value that only the data set knows."""
+    stage = {**config["model"]["stage"], "num_classes": num_classes}
+    return {
+        **config,
+        "data": {**config["data"], "num_classes": num_classes},
+        "model": {**config["model"], "stage": stage},
+    }
 
 
 def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
@@ -117,42 +113,6 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
             "categories; set data.num_classes=null to take the file's"
         )
     return train, val
-
-
-def train_batches(config: Config, dataset: CocoDetection, world: World, start_step: int) -> tuple[Iterator[Batch], int]:
-    """An endless stream of this rank's batches from a step on, and the steps of an epoch."""
-    sampler = AspectRatioBatchSampler(
-        dataset.image_sizes_hw,
-        batch_size=config["train"]["batch_size"],
-        seed=config["seed"],
-        num_replicas=world.size,
-        rank=world.rank,
-        num_micro_batches=config["train"]["num_micro_batches"],
-    )
-    sampler.start_at(start_step)
-    return iter(_loader(config, dataset, sampler, world)), sampler.steps_per_epoch
-
-
-def eval_batches(config: Config, dataset: CocoDetection, world: World) -> DataLoader[Any]:
-    """This rank's share of the evaluation images."""
-    sampler = EvalBatchSampler(dataset.image_sizes_hw, config["eval"]["batch_size"], world.size, world.rank)
-    return _loader(config, dataset, sampler, world)
-
-
-def _loader(config: Config, dataset: CocoDetection, sampler: Any, world: World) -> DataLoader[Any]:
-    num_workers = config["data"]["num_workers"]
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        pin_memory=world.device.type == "cuda",
-        worker_init_fn=leave_stopping_to_parent,
-        prefetch_factor=4 if num_workers else None,
-        # Without a generator of its own a loader draws from PyTorch's global one, and an evaluation or a resume
-        # would change the dropout that follows. Samples are seeded by the data set itself.
-        generator=torch.Generator().manual_seed(config["seed"]),
-    )
 
 
 def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
@@ -204,16 +164,16 @@ def build_ema(config: Config, model: nn.Module) -> MovingAverage | None:
     return None if decay is None else MovingAverage(model, decay)
 
 
-def build_dashboards(config: Config, run_path: Path, run_id: str) -> list[Dashboard]:
-    """The dashboards of ``log.writers``; each gets the run's directory, id and configuration.
+def build_writers(config: Config, run_path: Path, run_id: str) -> list[Writer]:
+    """The writers of ``log.writers``; each gets the run's directory, id and configuration.
 
-    Building one starts nothing: it begins with the first thing that it is told.
+    Building one starts nothing: it begins with its ``started``.
     """
-    dashboards = []
+    writers = []
     for name in config["log"]["writers"]:
         make = build(config, f"log.writers.{name}", _partial_=True)  # Hydra would instantiate what is in a config
         try:
-            dashboards.append(make(run_path=run_path, run_id=run_id, config=config))
+            writers.append(make(run_path=run_path, run_id=run_id, config=config))
         except ValueError as error:
             raise ConfigError(f"log.writers.{name}: {error}") from error
-    return dashboards
+    return writers

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import plugins, schema
-from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, hydra_version, run_cli
-from experiments.deviations import fill_missing
+from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, run_cli
+from experiments.config.rows import compose_row
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts, value_text
 from sparse_rcnn.rundir.identity import compared_config
@@ -139,24 +139,6 @@ def check_rows(
             row.equals = same[0] if same else None
         rows.append(row)
     return rows
-
-
-def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path = CONF_DIR) -> dict[str, Any]:
-    """The validated configuration of a row; paths of data that only the user knows get a stand-in.
-
-    Raises:
-        UserError, Hydra's and OmegaConf's errors: as for experiments.train.
-    """
-    from hydra import compose, initialize_config_dir
-
-    from experiments.build import INJECTED
-    from experiments.config import validate
-
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(conf_dir.resolve()), **options):
-        cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
-    fill_missing(cfg.data)
-    return validate(cfg, INJECTED)
 
 
 def print_rows(rows: Sequence[Row], recipe: str, sustained_tflops: float, markdown: bool) -> None:

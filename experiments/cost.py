@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.build import Config, build, set_num_classes
+from experiments.build import Config, build, with_num_classes
 from experiments.signature import ConfigError
 from sparse_rcnn.data.transforms import shortest_edge_size_hw
 
@@ -85,10 +84,9 @@ def cost_of(config: Config) -> Cost:
     Raises:
         ConfigError: the model does not build, or its parts do not fit together.
     """
-    config = copy.deepcopy(config)
     data = config["data"]
     num_classes = data["num_classes"] or (data["generator"] or {}).get("num_classes")
-    set_num_classes(config, num_classes or FALLBACK_NUM_CLASSES)
+    config = with_num_classes(config, num_classes or FALLBACK_NUM_CLASSES)
     with torch.device("meta"):
         model = build(config, "model")
     size_hw, reason = image_size_of(config)

@@ -146,16 +146,14 @@ def run_detector(
     import torch
     from tqdm import tqdm
 
-    from experiments.build import eval_batches
     from sparse_rcnn.allocator import keep_freed_memory
+    from sparse_rcnn.data.loading import eval_batches
     from sparse_rcnn.dataset_detection import detect
 
     if world.device.type == "cpu":
         keep_freed_memory()
     model.to(world.device, memory_format=torch.channels_last if job.channels_last else torch.contiguous_format)
-    # The three settings that the loader of a training's evaluation reads; nothing here is random.
-    config = {"eval": {"batch_size": job.batch_size}, "data": {"num_workers": job.num_workers}, "seed": 0}
-    batches = eval_batches(config, dataset, world)
+    batches = eval_batches(dataset, job.batch_size, job.num_workers, world)
     total = len(batches.batch_sampler.indices)
     with tqdm(total=total, desc="detect", unit="img", disable=None if world.is_main else True) as bar:
         category_ids = model.card.category_ids
@@ -190,7 +188,7 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
 
 def prepare_own_data(run: Any, job: Job, world: World) -> None:
     """Make embedded data that is gone, and say when the file is not the one the run was validated on."""
-    from experiments.training import ensure_data
+    from experiments.run.embedded_data import ensure_data
     from sparse_rcnn.rundir.identity import file_fingerprint
 
     if world.is_main:

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments.names import add_names, tell_names
 from experiments.summary import percent
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout, metric_keys
@@ -85,8 +84,8 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
     Raises:
         UserError: there is no job, or the configuration of one is wrong; names the job's overrides.
     """
-    from experiments.build import INJECTED, dry_build
-    from experiments.config import validate
+    from experiments.build import dry_build
+    from experiments.config.validation import validate
     from experiments.content import run_identity_of
 
     if not jobs:
@@ -94,7 +93,7 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
     rows: dict[tuple[Path, str], Row] = {}
     for overrides in jobs:
         try:
-            config = validate(compose(list(overrides)), INJECTED)
+            config = validate(compose(list(overrides)))
             identity = run_identity_of(config)
             key = (Path(config["runs_root"]), run_id(identity, config["seed"]))
             if key in rows:
@@ -159,13 +158,12 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
 
 def name_runs(rows: Sequence[Row]) -> None:
     """Note for each run all the experiments that it is."""
-    paths = []
+    from experiments.config.rows import record_row
+
     for row in rows:
         if (path := row.path) is not None:
-            add_names(path, row.configs)
-            paths.append(path)
-    if rows[0].config["log"]["writers"]:  # and not log=none
-        tell_names(paths)
+            for config in row.configs:
+                record_row(path, config)
 
 
 def print_rows(rows: Sequence[Row]) -> None:

@@ -64,7 +64,7 @@ class SuiteSweeper(BasicSweeper):
 
 def prepare_data(rows: list[Any]) -> None:
     """Make the embedded data once, and not in every job at the same time."""
-    from experiments.training import ensure_data
+    from experiments.run.embedded_data import ensure_data
 
     made = set()
     for row in rows:

@@ -15,9 +15,9 @@ plugins.register()
 
 @hydra_main("train")
 def main(cfg: DictConfig) -> None:
-    from experiments.training import run  # torch is imported here: --help and config errors come at once
+    from experiments.run import lifecycle  # torch is imported here: --help and config errors come at once
 
-    run(cfg)
+    lifecycle.run(cfg)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import netrc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -16,23 +14,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from experiments.background import Background
-from experiments.views import View
 from experiments.wandb_file import last_position
-from sparse_rcnn.errors import RunError, UserError
+from sparse_rcnn.errors import RunError
 from sparse_rcnn.rundir import layout, remote_copy
-from sparse_rcnn.rundir.json_files import write_json_atomic
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.views import View
+from sparse_rcnn.runlog import Writer
 
 MODES = ("auto", "online", "offline")
 MAX_TAG_LENGTH = 64  # W&B's own
 MAX_WAITING = 1000
 OWN_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # under which `wandb login` keeps its key, older and newer
-NAMES, NAMES_KEY = "told_names.json", remote_copy.EXPERIMENTS
 
 Media = Callable[[], Mapping[str, Any]]  # made only for a row that is written
 
 
-class WandbWriter:
+class WandbWriter(Writer):
     """Writes from a thread of its own, so that W&B can be slow, down or out of disk without any effect on the training.
 
     Every row has a position (``_step``) made of the training step, not a running number. A resumed run first writes
@@ -75,7 +72,7 @@ class WandbWriter:
         self._background: Background | None = None
         self._run: Any = None
         self._last = -1
-        self._told: dict[str, Any] = {}  # of what the run directory says, as W&B has it
+        self._copied: dict[str, Any] = {}  # of the run directory, as W&B has it
         self._is_finished = False
 
     def started(self) -> None:
@@ -84,7 +81,9 @@ class WandbWriter:
             events = Run(self._path).events()
         except RunError:  # damaged, or no run directory at all
             events = []
-        self._begin(lambda: self._start(events))
+        what = f"What it took lies in {self._path / layout.WANDB}: wandb sync sends it; log=none switches W&B off."
+        self._background = Background("W&B", MAX_WAITING, f"the training goes on without it. {what}")
+        self._background.put(lambda: self._start(events))
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         if event != "eval":  # comes with pictures, see `evaluated`
@@ -99,29 +98,12 @@ class WandbWriter:
         self._is_finished = True
         self._later(lambda: self._run.summary.update(dict(results)))
 
-    def renamed(self, results: Mapping[str, float], timeout: float) -> None:
-        """Open the run once more where it has names that W&B was not told.
-
-        One that W&B has not seen, or not to its end, is left alone: it would be a run there without a history.
-        """
-        known = self._known_names()
-        if known is None or known == Run(self._path).experiments:
-            return
-        print(f"telling W&B another name of {self._run_id}", file=sys.stderr)
-        self.timeout = min(self.timeout, timeout)
-        self._begin(self._reopen, "its names there stay as they are; the next start of the same command tries again")
-        self.finished(results)  # offline, the summary of the last session is what counts
-        self.close()
-
     def close(self) -> None:
         if self._background is None:
             return
-        self._later(self._tell_directory)
+        self._later(self._copy_directory)
         self._later(lambda: self._run.finish(exit_code=0 if self._is_finished else 1))
         if self._background.close(self.timeout):
-            if self._run.settings.mode in ("online", "offline"):  # and not disabled
-                with suppress(UserError):  # then it is told again
-                    write_json_atomic(self._path / layout.WANDB / NAMES, {"experiments": self._told.get(NAMES_KEY)})
             offline = self._run.settings.mode == "offline"
             where = f"wandb sync {Path(self._run.dir).parent}" if offline else self._run.url
             if where:  # none with WANDB_MODE=disabled
@@ -130,7 +112,7 @@ class WandbWriter:
     def _put(self, event: str, step: int, epoch: float, metrics: dict[str, float], media: Media) -> None:
         def write() -> None:
             self._write(position(event, step), step, epoch, metrics, media)
-            self._tell_directory()
+            self._copy_directory()
 
         self._later(write)
 
@@ -140,28 +122,17 @@ class WandbWriter:
             progress = {"progress/step": step, "progress/epoch": epoch}
             self._run.log({**progress, **metrics, **media()}, step=where, commit=True)
 
-    def _tell_directory(self) -> None:
+    def _copy_directory(self) -> None:
         try:
             copy = remote_copy.copy_of(Run(self._path))
-        except (RunError, OSError):  # whoever reads the directory is told
+        except (RunError, OSError):  # whoever reads the directory learns of it
             return
-        if new := {key: value for key, value in copy.items() if key not in self._told or self._told[key] != value}:
-            self._told |= new
+        if new := {key: value for key, value in copy.items() if key not in self._copied or self._copied[key] != value}:
+            self._copied |= new
             self._run.summary.update(new)
 
-    def _known_names(self) -> list[str] | None:
-        try:
-            return list(json.loads((self._path / layout.WANDB / NAMES).read_text())["experiments"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def _begin(self, first: Callable[[], None], advice: str | None = None) -> None:
-        what = f"What it took lies in {self._path / 'wandb'}: wandb sync sends it; log=none switches W&B off."
-        self._background = Background("W&B", MAX_WAITING, advice or f"the training goes on without it. {what}")
-        self._background.put(first)
-
     def _later(self, call: Callable[[], None]) -> None:
-        assert self._background is not None, "started() or renamed() comes first"
+        assert self._background is not None, "started() comes first"
         self._background.put(call)
 
     def _start(self, earlier: Sequence[Mapping[str, Any]]) -> None:
@@ -180,15 +151,7 @@ class WandbWriter:
         known = {position(event["event"], event["step"]): event for event in earlier}
         for where, event in sorted(known.items()):
             self._write(where, event["step"], event["epoch"], event["metrics"], dict)
-        self._tell_directory()
-
-    def _reopen(self) -> None:
-        # Offline the last session's configuration is what counts; name, group and tags that are not given stay. What
-        # was trained offline stays offline: sent first, this session would be a run without a history.
-        sessions = sorted((self._path / layout.WANDB).glob("*run-*"), key=lambda path: path.name.split("run-", 1)[1])
-        if sessions and sessions[-1].name.startswith("offline-"):
-            self.mode = "offline"
-        self._open(config=self._config)
+        self._copy_directory()
 
     def _open(self, **about: Any) -> None:
         import wandb
@@ -224,8 +187,7 @@ class WandbWriter:
         rows = [[name, values["AP"], values["AP50"]] for name, values in record["per_class"].items()]
         table = wandb.Table(columns=["class", "AP", "AP50"], data=rows)
         images = [
-            wandb.Image(view.image.permute(1, 2, 0).numpy(), boxes=layers(view, self.max_boxes), caption=view.file_name)
-            for view in views
+            wandb.Image(view.picture, boxes=layers(view, self.max_boxes), caption=view.file_name) for view in views
         ]
         return {"val/per_class": table, **({"val/views": images} if images else {})}
 
@@ -239,15 +201,13 @@ def layers(view: View, max_boxes: int) -> dict[str, Any]:
     """The boxes of a view as W&B's layers: ground truth, the learned proposals, and one for each stage."""
     names = dict(enumerate(view.class_names))
     proposal = len(names)  # a class of its own: proposals have none
-    truth, found = (view.truth_boxes_xyxy_abs, view.truth_labels), view.predictions
+    proposals = view.proposals_xyxy_abs
     result = {
-        "ground_truth": _layer(*truth, None, names),
-        "proposals": _layer(
-            found.proposals_xyxy_abs, [proposal] * len(found.proposals_xyxy_abs), None, {proposal: "proposal"}
-        ),
+        "ground_truth": _layer(view.truth_boxes_xyxy_abs, view.truth_labels, None, names),
+        "proposals": _layer(proposals, [proposal] * len(proposals), None, {proposal: "proposal"}),
     }
-    for s, (boxes, scores, labels) in enumerate(zip(found.boxes_xyxy_abs, found.scores, found.labels, strict=True)):
-        chosen = scores.argsort(descending=True, stable=True)[:max_boxes]
+    for s, (boxes, scores, labels) in enumerate(zip(view.boxes_xyxy_abs, view.scores, view.labels, strict=True)):
+        chosen = (-scores).argsort(kind="stable")[:max_boxes]
         result[f"stage_{s}"] = _layer(boxes[chosen], labels[chosen], scores[chosen], names)
     return result
 

@@ -1,11 +1,11 @@
-"""The training step and the loop around it, with nothing hidden."""
+"""The training step and the loop over steps, with nothing hidden."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
@@ -19,12 +19,9 @@ from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.precision import autocast
-from sparse_rcnn.rundir import metric_keys
-from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep
+from sparse_rcnn.step_log import StepLog, StepRecord, with_advice
 from sparse_rcnn.structures import Batch
-
-PARTS = ("loss_class", "loss_l1", "loss_giou")
 
 
 @dataclass(frozen=True)
@@ -52,17 +49,71 @@ class LoopSettings:
     eval_every: int | None
     checkpoint_every: int | None
 
+    def next_checkpoint(self, step: int) -> int:
+        """The first step after ``step`` whose end is a checkpoint: evaluations and the end have one too."""
+        intervals = [every for every in (self.eval_every, self.checkpoint_every) if every is not None]
+        return min([self.num_steps, *((step // every + 1) * every for every in intervals)])
 
-@dataclass(frozen=True)
-class _StepRecord:
-    """What a finished step leaves on the device, to be looked at while the next one runs."""
+    def is_evaluation_due(self, step: int) -> bool:
+        """Whether an evaluation within the training follows after ``step`` steps."""
+        return self.eval_every is not None and 0 < step < self.num_steps and step % self.eval_every == 0
 
-    step: int
-    lr: float
-    losses: Tensor  # (3, S)
-    grad_norm: Tensor  # ()
-    num_images: int
-    data_seconds: float
+
+@dataclass
+class Learner:
+    """A detector on this process with everything that trains it.
+
+    Attributes:
+        model: the detector; `distribute` wraps it in DistributedDataParallel where several processes train.
+        criterion, optimizer, schedule: loss, update and learning rate.
+        ema: moving average of the weights, or None.
+        settings: of the loop.
+        world: the processes that train together.
+        base_lrs: learning rate of each parameter group before the schedule.
+    """
+
+    model: nn.Module
+    criterion: SetCriterion
+    optimizer: torch.optim.Optimizer
+    schedule: WarmupMultiStep
+    ema: AveragedModel | None
+    settings: LoopSettings
+    world: World
+    base_lrs: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def detector(self) -> nn.Module:
+        """The model without its wrapper."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def distribute(self) -> None:
+        """Let the processes exchange gradients; all of them have to call it."""
+        if self.world.size > 1:
+            device = self.world.device
+            ids = [device.index] if device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
+
+    def set_lr(self, step: int) -> float:
+        """Set the learning rates of a step; the one of the first parameter group."""
+        factor = self.schedule.factor(step, self.settings.num_steps_per_epoch)
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
+        lr: float = self.optimizer.param_groups[0]["lr"]
+        return lr
+
+    def update(self) -> Tensor:
+        """Clip, step, zero and average; the norm of the gradient before clipping, still on the device."""
+        max_norm = math.inf if self.settings.clip_norm is None else self.settings.clip_norm
+        grad_norm = nn.utils.clip_grad_norm_(self._parameters, max_norm, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.detector)
+        return grad_norm
 
 
 def normalizer(num_boxes: float, world_size: int) -> float:
@@ -71,12 +122,9 @@ def normalizer(num_boxes: float, world_size: int) -> float:
 
 
 def training_step(
-    model: nn.Module,
-    criterion: SetCriterion,
+    learner: Learner,
     micro_batches: Sequence[Batch],
     num_boxes: float,
-    world: World,
-    settings: LoopSettings,
     after_matching: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Forward and backward of one global batch's share; gradients add up over the micro-batches.
@@ -86,6 +134,7 @@ def training_step(
     Returns:
         Weighted losses (3, S): class, L1, GIoU of each stage, still on the device.
     """
+    model, settings, world = learner.model, learner.settings, learner.world
     total: Tensor | None = None
     for i, batch in enumerate(micro_batches):
         moved = batch.to(world.device, non_blocking=True)
@@ -98,7 +147,7 @@ def training_step(
         with hold:
             with autocast(settings.precision, world.device):
                 outputs = model(images, moved.image_sizes_hw)
-            losses = criterion(outputs, moved.targets, moved.image_sizes_hw, num_boxes)
+            losses = learner.criterion(outputs, moved.targets, moved.image_sizes_hw, num_boxes)
             if i == 0:
                 after_matching()
             losses.total.backward()
@@ -108,46 +157,24 @@ def training_step(
     return total
 
 
-def train(
-    model: nn.Module,
-    criterion: SetCriterion,
-    optimizer: torch.optim.Optimizer,
-    base_lrs: Sequence[float],
-    schedule: WarmupMultiStep,
-    batches: Iterator[Batch],
-    world: World,
-    settings: LoopSettings,
-    start_step: int,
-    ema: AveragedModel | None,
-    writers: Sequence[Writer],
-    save_checkpoint: Callable[[int], None],
-    evaluate: Callable[[int], None],
-    stop: StopRequest,
-) -> None:
-    """Train from ``start_step`` to ``settings.num_steps``.
+def train_steps(learner: Learner, batches: Iterator[Batch], steps: range, log: StepLog, stop: StopRequest) -> None:
+    """Train consecutive steps; afterwards all of them are logged.
 
     Args:
-        model: the detector, wrapped in DistributedDataParallel where several processes train.
-        base_lrs: learning rate of each parameter group before the schedule.
-        batches: yields ``num_micro_batches`` batches per step, from the position of ``start_step`` on.
-        save_checkpoint, evaluate: called on every rank with the number of steps done; ``evaluate``
-            does nothing where that evaluation exists already.
-        stop: asked at every step boundary; any rank's request stops all ranks after a checkpoint. An evaluation has
-            one before it and is stopped at once.
+        learner: in any mode; it is switched to training.
+        batches: yields ``num_micro_batches`` batches per step, from the position of ``steps.start`` on.
+        steps: to do, counted from 0.
+        log: gets the numbers of each step.
+        stop: asked at every step boundary; any rank's request stops all ranks.
 
     Raises:
-        Interrupted: on request, with the checkpoint saved.
+        Interrupted: on request, before the step that it names.
         NonFiniteError: a loss or gradient is NaN or infinite; names the stage, the tensor and the lr.
         UserError: the data cannot be read; on the other ranks PeerError.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    log = _StepLog(world, settings, writers)
-    if start_step and _due(start_step, settings.eval_every) and start_step < settings.num_steps:
-        with stop.at_once(start_step):
-            evaluate(start_step)  # killed after the checkpoint and before its evaluation; a second one is skipped
-    model.train()
-    log.restart()
-    for step in range(start_step, settings.num_steps):
+    world, settings = learner.world, learner.settings
+    learner.model.train()
+    for step in steps:
         started = perf_counter()
         micro_batches, data_error = _next_batches(batches, settings.num_micro_batches)
         data_seconds = perf_counter() - started
@@ -163,122 +190,23 @@ def train(
             world.raise_together(data_error)
         if num_stops:
             log.flush()
-            save_checkpoint(step)
             raise Interrupted(step, stop.signal_number)
 
-        factor = schedule.factor(step, settings.num_steps_per_epoch)
-        for group, base_lr in zip(optimizer.param_groups, base_lrs, strict=True):
-            group["lr"] = base_lr * factor
-        lr = optimizer.param_groups[0]["lr"]
-
+        lr = learner.set_lr(step)
         try:
-            # The matching has just waited for the device: looking at the step before costs no second wait.
-            losses = training_step(
-                model, criterion, micro_batches, normalizer(num_boxes, world.size), world, settings, log.flush
-            )
+            # The matching has just waited for the device: reading the step before costs no second wait.
+            losses = training_step(learner, micro_batches, normalizer(num_boxes, world.size), log.flush)
         except NonFiniteError as error:
-            raise NonFiniteError(_advice(str(error), step, lr)) from error
-        max_norm = math.inf if settings.clip_norm is None else settings.clip_norm
-        grad_norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if ema is not None:
-            ema.update_parameters(model.module if isinstance(model, DistributedDataParallel) else model)
+            raise NonFiniteError(with_advice(str(error), step, lr)) from error
+        grad_norm = learner.update()
         num_images = sum(len(b) for b in micro_batches)
-        log.keep(_StepRecord(step, lr, losses, grad_norm, num_images, data_seconds))
-
-        done = step + 1
-        last = done == settings.num_steps
-        evaluation_due = _due(done, settings.eval_every) and not last
-        if last or evaluation_due or _due(done, settings.checkpoint_every):
-            log.flush()
-            save_checkpoint(done)
-        if evaluation_due:
-            with stop.at_once(done):
-                evaluate(done)
-            model.train()
-            log.restart()
+        log.keep(StepRecord(step, lr, losses, grad_norm, num_images, data_seconds))
+    log.flush()
 
 
 def _next_batches(batches: Iterator[Batch], num_micro_batches: int) -> tuple[list[Batch], UserError | None]:
-    """The batches of a step, or what is wrong with the data; the caller tells the other ranks before it raises."""
+    """The batches of a step, or the error of the data; the caller shares it with the other ranks before it raises."""
     try:
         return [next(batches) for _ in range(num_micro_batches)], None
     except UserError as error:
         return [], error
-
-
-def _due(done: int, every: int | None) -> bool:
-    return every is not None and done % every == 0
-
-
-def _advice(what: str, step: int, lr: float) -> str:
-    return (
-        f"{what} at step {step} with lr {lr:.3g}: lower the learning rate (Sparse R-CNN trains with AdamW at 2.5e-5; "
-        "rates of SGD recipes diverge), warm up longer, or look at the images of this step"
-    )
-
-
-class _StepLog:
-    """Looks at each step one step later, so that no scalar is read back in the step itself."""
-
-    def __init__(self, world: World, settings: LoopSettings, writers: Sequence[Writer]) -> None:
-        self._world, self._settings, self._writers = world, settings, writers
-        self._pending: _StepRecord | None = None
-        self.restart()
-
-    def restart(self) -> None:
-        """Start a new interval of the speed measurement: what was done before does not count."""
-        self._since = perf_counter()
-        self._num_images = 0
-        self._data_seconds = 0.0
-
-    def keep(self, record: _StepRecord) -> None:
-        assert self._pending is None
-        self._pending = record
-        self._num_images += record.num_images
-        self._data_seconds += record.data_seconds
-
-    def flush(self) -> None:
-        """Check the pending step, and write it where it is one to be logged."""
-        record, self._pending = self._pending, None
-        if record is None:
-            return
-        num_stages = record.losses.shape[1]
-        values = torch.cat((record.losses.flatten(), record.grad_norm[None])).tolist()
-        if not all(math.isfinite(v) for v in values):
-            self._blame(record, values, num_stages)
-        done = record.step + 1
-        if done % self._settings.log_every and done != self._settings.num_steps:
-            return
-        seconds = perf_counter() - self._since
-        *values, num_images = self._world.sum_over_ranks([*values, self._num_images])
-        values = [v / self._world.size for v in values]
-        metrics = {
-            metric_keys.LOSS_TOTAL: sum(values[:-1]),
-            **{
-                metric_keys.loss(part): sum(values[i * num_stages : (i + 1) * num_stages])
-                for i, part in enumerate(PARTS)
-            },
-            **{
-                metric_keys.stage_loss(s, part): values[i * num_stages + s]
-                for i, part in enumerate(PARTS)
-                for s in range(num_stages)
-            },
-            metric_keys.LEARNING_RATE: record.lr,
-            metric_keys.GRAD_NORM: values[-1],
-            metric_keys.IMAGES_PER_SECOND: num_images / seconds,
-            metric_keys.DATA_FRACTION: self._data_seconds / seconds,
-        }
-        if self._world.device.type == "cuda":
-            metrics[metric_keys.MAX_ALLOCATED_GIB] = torch.cuda.max_memory_allocated(self._world.device) / 2**30
-        for writer in self._writers:
-            writer.log("train", done, done / self._settings.num_steps_per_epoch, metrics)
-        self.restart()
-
-    def _blame(self, record: _StepRecord, values: list[float], num_stages: int) -> None:
-        for i, value in enumerate(values[:-1]):
-            if not math.isfinite(value):
-                what = f"stage {i % num_stages}: {PARTS[i // num_stages]} is {value}"
-                raise NonFiniteError(_advice(what, record.step, record.lr))
-        raise NonFiniteError(_advice(f"the gradient norm is {values[-1]}", record.step, record.lr))

@@ -6,25 +6,38 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from sparse_rcnn.errors import UserError
 
 
-class Writer(Protocol):
-    """Receives events of a run, on rank 0. Dashboards and progress bars are writers too."""
+class Writer:
+    """Receives a run as it goes on, on rank 0; a subclass overrides the hooks that it needs.
+
+    Each is called by the training, in this order: ``started``, then ``log`` and ``evaluated`` many times, ``finished``
+    where the run comes to its end, ``close`` in any case.
+    """
+
+    def started(self) -> None:
+        """The run begins or is resumed; nothing was written before."""
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         """Record metrics (``split/group/name`` to number) of an event (``train``, ``eval``) after a step."""
 
+    def evaluated(self, step: int, epoch: float, record: Mapping[str, Any], views: Sequence[Any]) -> None:
+        """An evaluation after ``step`` steps as a whole: the content of its file, and the views of some images."""
+
+    def finished(self, results: Mapping[str, float]) -> None:
+        """The run has come to its end; ``results`` is the content of results.json."""
+
     def close(self) -> None:
-        """Nothing follows."""
+        """Flush and close; no events follow."""
 
 
-class JsonlWriter:
+class JsonlWriter(Writer):
     """One event a line: ``{"event", "step", "epoch", "time", "metrics"}``.
 
     A killed run may leave a torn last line: opening again ends that line, so that it never swallows the next

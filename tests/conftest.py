@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,14 @@ import torch
 def _few_threads() -> None:
     """The test machines have two cores, which several test runs may share."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hooks_of_the_interpreter() -> Iterator[None]:
+    """W&B puts its own in their place, and leaves them there."""
+    hooks = sys.exit, sys.excepthook
+    yield
+    sys.exit, sys.excepthook = hooks
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.view_files import FloatArray, View, read_view
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.views import FloatArray, View, read_view
 
 JPEG = b"\xff\xd8\xff"
 
@@ -58,7 +59,8 @@ def pack_view(run: Run, image_id: int) -> PackedView:
     """
     view = read_view(run, image_id)
     _check(view)
-    picture, problems = _picture(view)
+    assert isinstance(view.picture, Path)
+    picture, problems = _picture(view.picture)
     height, width = view.size_hw
     boxes = np.concatenate([view.proposals_xyxy_abs[None], view.boxes_xyxy_abs])
     label_type = "<u1" if view.labels.max(initial=0) < 256 else "<u2"
@@ -113,17 +115,17 @@ def _check(view: View) -> None:
     ]
     if not all(shapes):
         raise UserError(
-            f"{view.picture.with_suffix('.json')} is damaged: its boxes, scores and labels do not fit together"
+            f"the view of image {view.image_id} is damaged: its boxes, scores and labels do not fit together"
         )
 
 
-def _picture(view: View) -> tuple[str, list[str]]:
+def _picture(path: Path) -> tuple[str, list[str]]:
     try:
-        content = view.picture.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        return "", [f"{view.picture} cannot be read: {error.strerror}"]
+        return "", [f"{path} cannot be read: {error.strerror}"]
     if not content.startswith(JPEG):
-        return "", [f"{view.picture} is no JPEG"]
+        return "", [f"{path} is not a JPEG"]
     return _text(content), []
 
 

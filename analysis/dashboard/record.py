@@ -11,11 +11,11 @@ from analysis.dashboard.curves import curves
 from analysis.dashboard.factors import flat_config
 from analysis.dashboard.pack import PackedView, pack_view
 from analysis.dashboard.values import ap_values, number, percent, text, whole
-from analysis.view_files import view_ids
 from sparse_rcnn.errors import NewerSchemaError, UserError
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.progress import seconds_of
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.views import view_ids
 
 T = TypeVar("T")
 _NUM_RECALLS = 101

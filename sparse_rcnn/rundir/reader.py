@@ -62,17 +62,21 @@ class Run:
 
     @property
     def experiments(self) -> list[str]:
-        """The names of all rows that this run is: equal rows are one run."""
-        folder = self.path / layout.NAMES
-        others = {entry.name for entry in folder.iterdir() if entry.name[0] != "."} if folder.is_dir() else set()
-        return sorted({self.meta["experiment"], *others})
+        """The names of all rows that this run is, whatever it was started as: equal rows are one run."""
+        return sorted(self.deviations)
 
     @property
     def deviations(self) -> dict[str, list[str]]:
         """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
-        own = {self.meta["experiment"]: _texts(self.meta.get("deviations"))}
-        others = [self.path / layout.NAMES / name for name in self.experiments if name not in own]
-        return own | {path.name: _texts(_content(path)) for path in others}
+        recorded = _content(self.path / layout.EXPERIMENTS)
+        if not isinstance(recorded, dict) or not recorded:  # an older run, or a damaged file
+            recorded = {self.meta["experiment"]: self.meta.get("deviations"), **self._names()}
+        return {name: _texts(lines) for name, lines in sorted(recorded.items())}
+
+    def _names(self) -> dict[str, Any]:
+        folder = self.path / layout.NAMES
+        names = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+        return {path.name: _content(path) for path in names if path.name != self.meta["experiment"]}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -216,7 +220,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _content(path: Path) -> Any:
-    """The content of a name's file; None where it is damaged, or empty as in older runs."""
+    """The content of a JSON file; None where it is absent, damaged or empty."""
     try:
         return read_json(path)
     except RunError:

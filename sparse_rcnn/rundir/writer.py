@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,34 @@ from sparse_rcnn.rundir.provenance import now, provenance
 from sparse_rcnn.rundir.reader import Run
 
 # What a creation cut short before meta.json may have left behind.
-_BEGINNINGS = (layout.CONFIG, layout.OVERRIDES, layout.LOCK, layout.LOCK_HOLDER)
+_BEGINNINGS = (layout.CONFIG, layout.OVERRIDES, layout.EXPERIMENTS, layout.LOCK, layout.LOCK_HOLDER)
+
+
+@dataclass(frozen=True)
+class RunDescription:
+    """A run that is asked for, with all that its directory records at creation.
+
+    Attributes:
+        experiment: that it is started as; names the folder of a new run.
+        identity, seed: name the run.
+        config: resolved plain configuration.
+        overrides: as given on the command line.
+        experiments: the rows that it is, by name, with what overrides changed of each.
+        about: more keys of meta.json: recipe, device, world_size, data.
+    """
+
+    experiment: str
+    identity: str
+    seed: int
+    config: Mapping[str, Any]
+    overrides: Sequence[str]
+    experiments: Mapping[str, Sequence[str] | None]
+    about: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """`<identity>-seed<k>`."""
+        return layout.run_id(self.identity, self.seed)
 
 
 class RunDirectory(Run):
@@ -49,56 +77,43 @@ class RunDirectory(Run):
         return min(found, key=lambda path: (not _is_finished(path), path), default=None)
 
     @classmethod
-    def open(
-        cls,
-        runs_root: str | Path,
-        experiment: str,
-        config: Mapping[str, Any],
-        identity: str,
-        seed: int,
-        overrides: Sequence[str],
-        meta_extra: Mapping[str, Any],
-    ) -> RunDirectory:
-        """The directory of this run: the one that exists under any experiment, or a new one.
-
-        Args:
-            runs_root: where runs lie.
-            experiment: name of the folder that a new run goes into.
-            config: resolved plain config.
-            identity: of `config` (`sparse_rcnn.rundir.identity.run_identity`).
-            seed: with the identity, what names the run.
-            overrides: as given on the command line.
-            meta_extra: more keys of meta.json: recipe, device, world_size, data.
+    def open(cls, runs_root: str | Path, described: RunDescription) -> RunDirectory:
+        """The directory of a run under ``runs_root``: the one that exists under any experiment, or a new one.
 
         Raises:
             UserError: `runs_root` cannot be written; the directory holds something else or another identity.
         """
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", experiment):
-            raise UserError(f"experiment={experiment}: letters, digits and ._- only, it names a folder")
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", described.experiment):
+            raise UserError(f"experiment={described.experiment}: letters, digits and ._- only, it names a folder")
         root = Path(runs_root)
         with _naming(f"runs_root={runs_root}"):
             root.mkdir(parents=True, exist_ok=True)
             # One creation at a time: else two processes could create one run under two experiments.
             with FileLock(root / layout.ROOT_LOCK, timeout=60):
-                path = cls.find(root, identity, seed) or root / experiment / layout.run_id(identity, seed)
+                found = cls.find(root, described.identity, described.seed)
+                path = found or root / described.experiment / described.run_id
                 if not (path / layout.META).exists():
-                    _create(path, experiment, config, identity, seed, overrides, meta_extra)
+                    _create(path, described)
                     return cls(path, created=True)
         directory = cls(path)
-        _refuse_other_run(directory, config, identity, seed, meta_extra)
-        directory.add_name(experiment, meta_extra.get("deviations"))
+        _refuse_other_run(directory, described)
+        directory.record_experiments({**directory.deviations, **described.experiments})
         return directory
 
-    def has_name(self, experiment: str) -> bool:
-        """Whether the run is known to be this experiment."""
-        return experiment == self.meta["experiment"] or (self.path / layout.NAMES / experiment).exists()
+    def record_experiments(self, experiments: Mapping[str, Sequence[str] | None]) -> bool:
+        """Record the rows that the run is, in place of those recorded; whether that changed anything. Needs no lock.
 
-    def add_name(self, experiment: str, deviations: Sequence[str] | None) -> None:
-        """Note that the run is also this experiment, but for some deviations: a file, so that no lock is needed."""
-        if not self.has_name(experiment):
-            with _naming(str(self.path / layout.NAMES)):
-                (self.path / layout.NAMES).mkdir(exist_ok=True)
-                write_json_atomic(self.path / layout.NAMES / experiment, deviations)
+        Rows that it equals stand alone: those that it was only started as, with other values, are then left out.
+
+        Args:
+            experiments: by name what overrides changed of the row; nothing or None for one that it equals.
+        """
+        lines = {name: list(changed or []) for name, changed in experiments.items()}
+        recorded = {name: [] for name, changed in lines.items() if not changed} or lines
+        if recorded == self.deviations:
+            return False
+        self.write_json(layout.EXPERIMENTS, recorded)
+        return True
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
@@ -111,7 +126,7 @@ class RunDirectory(Run):
             UserError: another process holds it; says which.
         """
         with lock_run(self.path, wait):
-            for pattern in (".*.tmp", "eval/.*.tmp", "names/.*.tmp", "wandb/.*.tmp"):  # of writers that were killed
+            for pattern in (".*.tmp", "eval/.*.tmp"):  # of writers that were killed
                 for leftover in self.path.glob(pattern):
                     leftover.unlink(missing_ok=True)
             yield
@@ -166,35 +181,28 @@ def config_text(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _create(
-    path: Path,
-    experiment: str,
-    config: Mapping[str, Any],
-    identity: str,
-    seed: int,
-    overrides: Sequence[str],
-    meta_extra: Mapping[str, Any],
-) -> None:
+def _create(path: Path, described: RunDescription) -> None:
     if path.exists():
         foreign = sorted(entry.name for entry in path.iterdir() if not _is_beginning(entry.name))
         if foreign:
             raise UserError(f"{path} is not a run directory: it has no {layout.META}, but {', '.join(foreign[:5])}")
     meta = {
         "schema_version": layout.SCHEMA_VERSION,
-        "run_id": layout.run_id(identity, seed),
-        "experiment": experiment,
+        "run_id": described.run_id,
+        "experiment": described.experiment,
         "recipe": None,
-        "seed": seed,
-        "identity": identity,
+        "seed": described.seed,
+        "identity": described.identity,
         "created_at": now(),
         **provenance(),
-        **meta_extra,
+        **described.about,
         "resumes": [],
     }
     try:
-        lines = "".join(f"{override}\n" for override in overrides)
+        lines = "".join(f"{override}\n" for override in described.overrides)
         write_bytes_atomic(path / layout.OVERRIDES, lines.encode())
-        write_bytes_atomic(path / layout.CONFIG, config_text(config).encode())
+        write_bytes_atomic(path / layout.CONFIG, config_text(described.config).encode())
+        write_json_atomic(path / layout.EXPERIMENTS, described.experiments)
         write_json_atomic(path / layout.META, meta)  # last: from here on it is a run directory
     except UserError:
         for name in _BEGINNINGS:
@@ -210,26 +218,20 @@ def _is_beginning(name: str) -> bool:
     return name in _BEGINNINGS or (name.startswith(".") and name.endswith(".tmp"))
 
 
-def _refuse_other_run(
-    directory: RunDirectory,
-    config: Mapping[str, Any],
-    identity: str,
-    seed: int,
-    meta_extra: Mapping[str, Any],
-) -> None:
+def _refuse_other_run(directory: RunDirectory, described: RunDescription) -> None:
     meta = directory.meta
-    differences = texts(changes(identity_config(directory.config), identity_config(config)))
-    if meta["seed"] != seed:
-        differences.append(f"seed: {meta['seed']} -> {seed}")
-    if meta["identity"] == identity and not differences:
+    differences = texts(changes(identity_config(directory.config), identity_config(described.config)))
+    if meta["seed"] != described.seed:
+        differences.append(f"seed: {meta['seed']} -> {described.seed}")
+    if meta["identity"] == described.identity and not differences:
         return
     if not differences:  # then what the config points to has changed
-        stored = {key: meta.get(key) for key in meta_extra if key == "data"}
-        asked = {key: meta_extra[key] for key in stored}
+        stored = {key: meta.get(key) for key in described.about if key == "data"}
+        asked = {key: described.about[key] for key in stored}
         differences = texts(changes(stored, asked)) or ["the content of the data or of the weights"]
     shown = ", ".join(differences[:8]) + (f" and {len(differences) - 8} more" if len(differences) > 8 else "")
     raise UserError(
-        f"{directory.path} holds another run ({meta['run_id']}, asked for {layout.run_id(identity, seed)}); "
+        f"{directory.path} holds another run ({meta['run_id']}, asked for {described.run_id}); "
         f"it differs in {shown}; remove that directory or choose another runs_root"
     )
 

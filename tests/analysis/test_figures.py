@@ -30,7 +30,9 @@ def test_damaged_evaluations_are_left_out_and_named_once(tmp_path: Path, capsys:
     assert (drawn.epochs, drawn.mean) == ((3.0,), (30.0,))
     first, second, _ = capsys.readouterr().err.splitlines()  # the last is about figure 4
     assert first.startswith(f"left out: {path}/eval/step_00000100.json is not valid JSON")
-    assert second == f"left out: {path}/eval/step_00000200.json is no evaluation: metrics must be an object of numbers"
+    assert (
+        second == f"left out: {path}/eval/step_00000200.json is not an evaluation: metrics must be an object of numbers"
+    )
 
 
 def test_a_run_without_a_whole_evaluation_is_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

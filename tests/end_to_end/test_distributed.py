@@ -306,7 +306,7 @@ def test_two_processes_killed_and_started_again(tmp_path: Path) -> None:
     group = training.start_group(arguments, 2)
     ends = [training.finish(process) for process in group]
     assert [code for code, _, _ in ends] == [0, 0], ends
-    assert "going on from step 2 of 6" in ends[0][2]
+    assert "resuming at step 2 of 6" in ends[0][2]
     run = training.only_run(tmp_path / "killed")
     assert training.losses(run) == training.losses(expected)
     assert training.equal(training.weights(run / "model.safetensors"), training.weights(expected / "model.safetensors"))
@@ -477,7 +477,7 @@ if os.environ["RANK"] == "1":
 """
     (code, lines), (other_code, other_lines) = ends(arguments, driver, PATCH=patch)
     assert (code, other_code) == (1, 1)
-    assert lines == ["going on from step 2 of 6 in " + str(training.only_run(tmp_path / "runs"))]
+    assert lines == ["resuming at step 2 of 6 in " + str(training.only_run(tmp_path / "runs"))]
     assert len(other_lines) == 1
     assert "rank 1 would go on from step 0" in other_lines[0]
     assert "have to see the same runs_root" in other_lines[0]

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-import experiments.session
+import experiments.run.training
 from sparse_rcnn.interrupt import Interrupted, StopRequest
+from sparse_rcnn.runlog import Writer
 from tests.support import training
 from tests.support.resumes import EVERYTHING, assert_same, reference
 
 
-class Signaller:
+class Signaller(Writer):
     """A dashboard that signals its own process when a step is logged."""
 
     def __init__(self, step: int, number: int, times: int = 1) -> None:
@@ -33,18 +34,9 @@ class Signaller:
             for _ in range(self.times):
                 os.kill(os.getpid(), self.number)
 
-    def evaluated(self, *_: Any) -> None:
-        pass
-
-    def finished(self, *_: Any) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
 
 def signalled(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(experiments.session, "build_dashboards", lambda *_: [Signaller(*arguments)])
+    monkeypatch.setattr(experiments.run.training, "build_writers", lambda *_: [Signaller(*arguments)])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
@@ -104,8 +96,8 @@ def test_a_signal_ends_an_evaluation_at_once_and_it_is_repeated(
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        real = experiments.session.detect
-        patch.setattr(experiments.session, "detect", detect)
+        real = experiments.run.training.detect
+        patch.setattr(experiments.run.training, "detect", detect)
         with pytest.raises(SystemExit) as caught:
             training.train(arguments)
     assert caught.value.code == 128 + signal.SIGUSR2

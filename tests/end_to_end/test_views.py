@@ -12,13 +12,13 @@ from PIL import Image
 
 from analysis.__main__ import main
 from analysis.stages import learned_boxes
-from analysis.view_files import read_view, view_ids
 from experiments.views import view_images
 from sparse_rcnn import SparseRCNN
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.responses import record_responses
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.views import read_view, view_ids
 from tests.support import training
 
 
@@ -77,7 +77,7 @@ def test_views_leave_the_generator_and_the_modes_alone(run):
     data = training.data_root()
     dataset = CocoDetection(data / "instances_val.json", data / "val", lambda *s: s, False, 0)
     before = torch.get_rng_state()
-    assert len(view_images(model, dataset, 2)) == 2
+    assert len(view_images(model, dataset, 2, step=0)) == 2
     assert torch.equal(torch.get_rng_state(), before)
     assert all(module.training for module in model.modules())
 
@@ -178,9 +178,9 @@ def test_damaged_views_are_named(run, tmp_path, capsys):
     shutil.copytree(run, copy)
     image_id = view_ids(Run(copy))[0]
     path = copy / "views" / f"{image_id}.json"
-    path.write_text('{"stages": []')
+    path.write_text('{"stages": []}')
     assert main(["stages", "--run", str(copy)]) == 2
-    assert f"{path} is no view of this program" in capsys.readouterr().err
+    assert f"{path} is not a view of this program" in capsys.readouterr().err
     shutil.copy(run / "views" / path.name, path)
     path.with_suffix(".jpg").unlink()
     assert main(["stages", "--run", str(copy), "--out", str(tmp_path / "x.png")]) == 2

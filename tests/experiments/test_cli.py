@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.cli import describe_mistake, one_line_errors, run_cli
-from experiments.config import instantiate_options
+from experiments.config.validation import instantiate_options
 from sparse_rcnn.errors import UserError
 from tests.support.paths import ROOT
 
@@ -69,7 +69,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from hydra.core.config_store import ConfigStore
 from experiments.cli import hydra_main
-from experiments.config import validate
+from experiments.config.validation import validate
 from sparse_rcnn.errors import UserError
 
 @dataclass

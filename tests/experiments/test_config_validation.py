@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.config import ConfigError, instantiate_options, validate
+from experiments.config.validation import ConfigError, instantiate_options, validate
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.writer import config_text
 

@@ -13,7 +13,7 @@ from experiments.build import (
     build_optimizer,
     build_schedule,
     dry_build,
-    set_num_classes,
+    with_num_classes,
 )
 from experiments.signature import ConfigError
 from sparse_rcnn.errors import UserError
@@ -144,7 +144,7 @@ def test_paper_optimizer_and_schedule() -> None:
     assert [round(m * 270_000) for m in schedule.milestones] == [210_000, 250_000]
     rates = [optim["lr"] * schedule.factor(s, 1) for s in (0, 1, 999, 209_999, 210_000, 249_999, 250_000)]
     assert rates == pytest.approx([2.5e-7, 2.7475e-7, 2.497525e-5, 2.5e-5, 2.5e-6, 2.5e-6, 2.5e-7], rel=1e-12)
-    set_num_classes(config, 80)
+    config = with_num_classes(config, 80)
     with torch.device("meta"):
         model = build(config, "model")
     (group,) = build_optimizer(config, model).param_groups

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from experiments.build import INJECTED
-from experiments.config import validate
-from experiments.deviations import deviations
+from experiments.config.rows import deviations_of
+from experiments.config.validation import validate
 from sparse_rcnn.rundir.reader import Run
 from tests.support import training
 
 
 def of(*overrides: str) -> list[str] | None:
-    return deviations(validate(training.composed(overrides), INJECTED))
+    return deviations_of(validate(training.composed(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +52,6 @@ def test_a_run_has_them_in_its_directory_for_each_name(tmp_path: Path) -> None:
     path = training.train(training.overrides(tmp_path))
     assert training.train(training.overrides(tmp_path, "experiment=stages_6")) == path
     found = Run(path).deviations
-    assert set(found) == {"baseline", "stages_6"}
+    assert set(found) == {"baseline", "stages_3", "stages_6"}  # under mini the baseline is stages_3
     assert "num_stages: 3 -> 2" in found["baseline"]
     assert "num_stages: 6 -> 2" in found["stages_6"]

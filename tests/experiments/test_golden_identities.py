@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.build import build
-from experiments.check import compose_row
+from experiments.config.rows import compose_row
 from sparse_rcnn.rundir.identity import run_identity
 from tests.support.paths import ROOT
 

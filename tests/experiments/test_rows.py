@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from experiments.build import build, build_criterion, dry_build, set_num_classes
+from experiments.build import build, build_criterion, dry_build, with_num_classes
 from experiments.signature import ConfigError
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.rundir.changes import changes, flatten
@@ -45,14 +45,14 @@ def tiny_overrides(row: str) -> list[str]:
 @functools.cache
 def row_config(row: str) -> dict[str, Any]:
     config = checked(*tiny_overrides(row), *training.TRAINING, f"experiment={row}")
-    set_num_classes(config, NUM_CLASSES)
+    config = with_num_classes(config, NUM_CLASSES)
     return config
 
 
 @functools.cache
 def crossed_config(head: str, reuse: str) -> dict[str, Any]:
     config = checked(*training.DETECTOR, *training.TRAINING, f"head={head}", f"reuse={reuse}")
-    set_num_classes(config, NUM_CLASSES)
+    config = with_num_classes(config, NUM_CLASSES)
     return config
 
 

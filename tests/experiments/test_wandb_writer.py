@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -16,8 +15,7 @@ import pytest
 import yaml
 
 from experiments.build import dry_build
-from experiments.config import validate
-from experiments.names import tell_names
+from experiments.config.validation import validate
 from experiments.signature import ConfigError
 from experiments.wandb_file import history, last_position, wandb_files
 from experiments.wandb_writer import WandbWriter, has_key, layers
@@ -229,34 +227,6 @@ def test_online_a_killed_run_goes_on_in_the_same_run(tmp_path):
     assert len(wandb_files(path / "wandb", path.name)) == 2
 
 
-def test_a_finished_run_is_told_its_new_names(run, tmp_path, capsys):
-    """One more session with the configuration and the summary, no history; told once, and again where it failed."""
-    path = tmp_path / "runs" / "baseline" / run.name
-    shutil.copytree(run, path)
-    arguments = training.overrides(tmp_path / "runs", *WANDB, "experiment=stages_6", "log.writers.wandb.project=other")
-    assert training.train(arguments) == path
-    assert f"telling W&B another name of {run.name}" in capsys.readouterr().err
-    (_, second) = wandb_files(path / "wandb", path.name)
-    settle(second)
-    assert history(second) == []
-    summary = {item.key: json.loads(item.value_json) for part in records(second, "summary") for item in part.update}
-    assert summary["run_directory/experiments"] == ["baseline", "stages_6"]
-    assert summary["val/bbox/AP"] == summary["run_directory/results"]["val/bbox/AP"]
-    (record,) = records(second, "run")
-    config = {item.key: json.loads(item.value_json) for item in record.config.update}
-    assert (record.run_id, list(record.tags), config["experiment_name"]) == (run.name, [], "baseline")
-    assert record.project == "sparse-rcnn", "the run's own, whatever the command says"
-    training.train(arguments)
-    assert len(wandb_files(path / "wandb", path.name)) == 2
-    (path / "names" / "num_proposals_100").touch()
-    tell_names([path])
-    assert len(wandb_files(path / "wandb", path.name)) == 3
-    training.train(training.overrides(tmp_path / "runs", "experiment=stages_3"))  # with log=none
-    (path / "wandb" / "told_names.json").unlink()  # its end was never taken
-    tell_names([path])
-    assert len(wandb_files(path / "wandb", path.name)) == 3
-
-
 def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(run, tmp_path):
     (path,) = wandb_files(run / "wandb", run.name)
     whole, data = history(path), path.read_bytes()
@@ -353,11 +323,10 @@ def test_mistakes_are_found_before_anything_starts(tmp_path, override, message):
 
 
 def test_wandb_is_the_default_and_building_it_starts_nothing(tmp_path, monkeypatch):
-    from experiments.build import INJECTED
 
     monkeypatch.setattr("experiments.wandb_writer.Background", None)
     cfg = training.composed([o for o in training.overrides(tmp_path) if not o.startswith("log")])
-    config = validate(cfg, INJECTED)
+    config = validate(cfg)
     assert config["log"]["writers"]["wandb"]["mode"] == "auto"
     dry_build(config)
     plain = yaml.safe_load((training.ROOT / "conf/log/none.yaml").read_text())
@@ -371,13 +340,13 @@ def test_layers_keep_the_surest_boxes(run):
 
     data = training.data_root()
     dataset = CocoDetection(data / "instances_val.json", data / "val", lambda *s: s, False, 0)
-    (view,) = view_images(SparseRCNN.from_pretrained(run), dataset, 1)
+    (view,) = view_images(SparseRCNN.from_pretrained(run), dataset, 1, step=0)
     found = layers(view, max_boxes=2)
     assert list(found) == ["ground_truth", "proposals", "stage_0", "stage_1"]
     assert len(found["proposals"]["box_data"]) == 6
-    best = sorted(view.predictions.scores[1].tolist(), reverse=True)[:2]
+    best = sorted(view.scores[1].tolist(), reverse=True)[:2]
     assert [box["scores"]["score"] for box in found["stage_1"]["box_data"]] == best
-    box, own = found["stage_1"]["box_data"][0], view.predictions.boxes_xyxy_abs[1, view.predictions.scores[1].argmax()]
+    box, own = found["stage_1"]["box_data"][0], view.boxes_xyxy_abs[1, view.scores[1].argmax()]
     position = [box["position"][key] for key in ("minX", "minY", "maxX", "maxY")]
     assert position == own.tolist()
     assert all(math.isfinite(v) for v in position)

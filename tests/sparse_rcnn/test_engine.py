@@ -14,23 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.build import (
-    INJECTED,
-    build_criterion,
-    build_datasets,
-    build_model,
-    build_optimizer,
-    build_schedule,
-    set_num_classes,
-    train_batches,
-)
-from experiments.config import validate
+from experiments.build import build_datasets, with_num_classes
+from experiments.config.validation import validate
+from experiments.run.training import build_training
 from sparse_rcnn.distributed import World
 from sparse_rcnn.ema import MovingAverage
-from sparse_rcnn.engine import PARTS, LoopSettings, normalizer, train, training_step
+from sparse_rcnn.engine import Learner, LoopSettings, normalizer, train_steps, training_step
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rng import seed_everything
+from sparse_rcnn.runlog import Writer
+from sparse_rcnn.step_log import PARTS, StepLog
 from sparse_rcnn.structures import Batch, Targets
 from tests.support import training
 
@@ -48,17 +42,14 @@ SETTINGS = LoopSettings(
 )
 
 
-class Recorder:
-    """A writer that keeps what it is told."""
+class Recorder(Writer):
+    """A writer that keeps what it gets."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, int, float, dict[str, float]]] = []
 
     def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
         self.events.append((event, step, epoch, dict(metrics)))
-
-    def close(self) -> None:
-        pass
 
     def metric(self, name: str) -> list[float]:
         return [metrics[name] for _, _, _, metrics in self.events]
@@ -68,36 +59,30 @@ class Recorder:
 class Setup:
     """A tiny detector with all that trains it, the same in every test."""
 
-    model: nn.Module
-    criterion: Any
-    optimizer: torch.optim.Optimizer
-    schedule: Any
+    learner: Learner
     batches: list[Batch]
+
+    @property
+    def model(self) -> nn.Module:
+        return self.learner.model
 
     def step(self, settings: LoopSettings = SETTINGS, num_boxes: float | None = None) -> Tensor:
         """Losses of one step; the gradients stay on the model."""
         count = normalizer(sum(b.targets.num_boxes for b in self.batches), 1) if num_boxes is None else num_boxes
-        return training_step(self.model, self.criterion, self.batches, count, WORLD, settings)
+        self.learner.settings = settings
+        return training_step(self.learner, self.batches, count)
 
-    def train(self, settings: LoopSettings = SETTINGS, **changes: Any) -> Recorder:
-        recorder = Recorder()
-        arguments: dict[str, Any] = {
-            "model": self.model,
-            "criterion": self.criterion,
-            "optimizer": self.optimizer,
-            "base_lrs": [group["lr"] for group in self.optimizer.param_groups],
-            "schedule": self.schedule,
-            "batches": cycle(self.batches),
-            "world": WORLD,
-            "settings": settings,
-            "start_step": 0,
-            "ema": None,
-            "writers": [recorder],
-            "save_checkpoint": lambda step: None,
-            "evaluate": lambda step: None,
-            "stop": StopRequest(),
-        }
-        train(**{**arguments, **changes})
+    def train(
+        self,
+        settings: LoopSettings = SETTINGS,
+        batches: Iterator[Batch] | None = None,
+        steps: range | None = None,
+        stop: StopRequest | None = None,
+    ) -> Recorder:
+        recorder, self.learner.settings = Recorder(), settings
+        log = StepLog(WORLD, [recorder], settings.num_steps, settings.num_steps_per_epoch, settings.log_every)
+        chosen = range(settings.num_steps) if steps is None else steps
+        train_steps(self.learner, batches or cycle(self.batches), chosen, log, stop or StopRequest())
         return recorder
 
     def gradients(self) -> dict[str, Tensor]:
@@ -107,19 +92,12 @@ class Setup:
 def setup(*overrides: str, num_micro_batches: int = 1, num_steps: int = 1) -> Setup:
     """The detector and the batches of its first steps, the global batch cut into micro-batches."""
     arguments = training.overrides(training.data_root().parent / "unused", *overrides)
-    config = validate(training.composed([*arguments, f"train.num_micro_batches={num_micro_batches}"]), INJECTED)
-    train_set, _ = build_datasets(config)
-    set_num_classes(config, train_set.num_classes)
-    seed_everything(0)
-    model = build_model(config, train_set).train()
-    batches, _ = train_batches(config, train_set, WORLD, 0)
-    return Setup(
-        model,
-        build_criterion(config),
-        build_optimizer(config, model),
-        build_schedule(config),
-        [next(batches) for _ in range(num_steps * num_micro_batches)],
-    )
+    config = validate(training.composed([*arguments, f"train.num_micro_batches={num_micro_batches}"]))
+    train_set, val_set = build_datasets(config)
+    built = build_training(with_num_classes(config, train_set.num_classes), train_set, val_set, WORLD)
+    built.model.train()
+    batches = built.batches.from_step(0)
+    return Setup(built.learner, [next(batches) for _ in range(num_steps * num_micro_batches)])
 
 
 def relative_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -193,13 +171,13 @@ def test_memory_options_change_no_number(change: str) -> None:
 def test_bf16_computes_the_losses_in_float32() -> None:
     plain, half = setup(), setup()
     seen: list[tuple[torch.dtype, torch.dtype]] = []
-    forward = half.criterion._class_loss
+    forward = half.learner.criterion._class_loss
 
     def spy(logits: Tensor, *args: Any) -> Tensor:
         seen.append((logits.dtype, forward(logits, *args).dtype))
         return forward(logits, *args)
 
-    half.criterion._class_loss = spy
+    half.learner.criterion._class_loss = spy
     dtypes: list[torch.dtype] = []
     half.model.stages[0].cls_tower.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     losses = half.step(replace(SETTINGS, precision="bf16"))
@@ -220,28 +198,26 @@ def test_bf16_trains() -> None:
 # --- what the loop does around it ------------------------------------------------------------------------
 
 
-def test_the_loop_logs_saves_and_evaluates_when_it_is_due() -> None:
-    saved: list[int] = []
-    evaluated: list[int] = []
-    settings = replace(SETTINGS, num_steps=7, log_every=3, checkpoint_every=3, eval_every=2)
-    recorder = setup(num_steps=2).train(settings, save_checkpoint=saved.append, evaluate=evaluated.append)
+def test_the_loop_logs_when_it_is_due() -> None:
+    recorder = setup(num_steps=2).train(replace(SETTINGS, num_steps=7, log_every=3))
     assert [step for _, step, _, _ in recorder.events] == [3, 6, 7]  # the last one always
     assert [epoch for _, _, epoch, _ in recorder.events] == [0.75, 1.5, 1.75]
-    assert saved == [2, 3, 4, 6, 7]  # an evaluation has a checkpoint before it, and may be stopped at once
-    assert evaluated == [2, 4, 6]
 
 
-def test_the_evaluation_at_the_end_is_not_the_loops() -> None:
-    evaluated: list[int] = []
-    setup().train(replace(SETTINGS, num_steps=2, eval_every=1), evaluate=evaluated.append)
-    assert evaluated == [1]
+def test_checkpoints_and_evaluations_by_hand() -> None:
+    settings = replace(SETTINGS, num_steps=7, checkpoint_every=3, eval_every=2)
+    steps = [0]
+    while steps[-1] < 7:
+        steps.append(settings.next_checkpoint(steps[-1]))
+    assert steps == [0, 2, 3, 4, 6, 7]  # an evaluation has a checkpoint before it, and may be stopped at once
+    assert [step for step in range(8) if settings.is_evaluation_due(step)] == [2, 4, 6]
+    assert not replace(settings, num_steps=6).is_evaluation_due(6), "the evaluation at the end is not the loop's"
+    assert replace(settings, checkpoint_every=None, eval_every=None).next_checkpoint(3) == 7
+    assert not replace(settings, eval_every=None).is_evaluation_due(2)
 
 
-def test_a_resumed_loop_first_asks_for_the_evaluation_that_it_may_have_missed() -> None:
-    evaluated: list[int] = []
-    settings = replace(SETTINGS, num_steps=6, eval_every=2)
-    recorder = setup().train(settings, start_step=4, evaluate=evaluated.append)
-    assert evaluated == [4]
+def test_a_loop_that_begins_later_counts_from_there() -> None:
+    recorder = setup().train(steps=range(4, 6))
     assert [step for _, step, _, _ in recorder.events] == [5, 6]
 
 
@@ -277,7 +253,7 @@ def test_clipping_bounds_the_gradient_and_null_leaves_it() -> None:
         def note(optimizer: Any, args: Any, kwargs: Any, s: Setup = s, found: list[float] = found) -> None:
             found.append(float(torch.stack([g.norm() for g in s.gradients().values()]).norm()))
 
-        s.optimizer.register_step_pre_hook(note)
+        s.learner.optimizer.register_step_pre_hook(note)
         recorder = s.train(replace(SETTINGS, num_steps=1, clip_norm=clip_norm))
         logged[clip_norm] = recorder.metric("train/optim/grad_norm")
     assert norms[0.5] == pytest.approx([0.5], rel=1e-4)
@@ -295,8 +271,9 @@ def test_the_moving_average_is_what_a_hand_computes() -> None:
     def note(optimizer: Any, args: Any, kwargs: Any) -> None:
         weights.append({n: t.detach().clone().double() for n, t in s.model.state_dict().items()})
 
-    s.optimizer.register_step_post_hook(note)
-    s.train(replace(SETTINGS, num_steps=4), ema=ema)
+    s.learner.optimizer.register_step_post_hook(note)
+    s.learner.ema = ema
+    s.train(replace(SETTINGS, num_steps=4))
     expected = weights[0]
     for after in weights[1:]:
         expected = {n: decay * expected[n] + (1 - decay) * after[n] for n in expected}
@@ -357,7 +334,8 @@ def test_a_step_waits_for_the_device_once_per_matching(monkeypatch: pytest.Monke
         count(name)
     settings = replace(SETTINGS, num_steps=num_steps, num_micro_batches=num_micro_batches, log_every=2)
     with _Reads() as reads:
-        s.train(settings, ema=ema)
+        s.learner.ema = ema
+        s.train(settings)
     # The counter of the moving average is a number on the host, looked at once a step.
     assert counts.pop("__bool__") == num_steps
     assert reads.counts.pop("is_nonzero", 0) + reads.counts.pop("_local_scalar_dense", 0) <= num_steps
@@ -365,10 +343,9 @@ def test_a_step_waits_for_the_device_once_per_matching(monkeypatch: pytest.Monke
     assert not reads.counts
 
 
-def test_a_stop_request_saves_at_the_boundary_and_says_where() -> None:
+def test_a_stop_request_ends_at_the_boundary_and_names_it() -> None:
     s = setup()
     stop = StopRequest()
-    saved: list[int] = []
 
     def batches() -> Iterator[Batch]:
         for number, batch in enumerate(cycle(s.batches)):
@@ -377,8 +354,7 @@ def test_a_stop_request_saves_at_the_boundary_and_says_where() -> None:
             yield batch
 
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM after step 3; .* run again to continue") as caught:
-        s.train(batches=batches(), stop=stop, save_checkpoint=saved.append)
-    assert saved == [3]
+        s.train(batches=batches(), stop=stop)
     assert (caught.value.step, caught.value.signal_number) == (3, 15)
 
 
@@ -396,7 +372,6 @@ def test_a_stop_request_saves_at_the_boundary_and_says_where() -> None:
 def test_a_poisoned_weight_is_blamed_on_its_stage_and_tensor(poisoned: str, message: str) -> None:
     s = setup()
     parameter = dict(s.model.named_parameters())[poisoned]
-    saved: list[int] = []
 
     def batches() -> Iterator[Batch]:
         for number, batch in enumerate(cycle(s.batches)):
@@ -406,10 +381,9 @@ def test_a_poisoned_weight_is_blamed_on_its_stage_and_tensor(poisoned: str, mess
             yield batch
 
     with pytest.raises(NonFiniteError, match=message + r".* at step 2 with lr 0\.001") as caught:
-        s.train(batches=batches(), save_checkpoint=saved.append)
+        s.train(batches=batches())
     assert "lower the learning rate" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not saved
 
 
 def test_a_loss_that_is_not_finite_is_blamed_on_its_stage_and_part() -> None:
@@ -423,9 +397,8 @@ def test_a_loss_that_is_not_finite_is_blamed_on_its_stage_and_part() -> None:
         s.train()
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_is_saved() -> None:
+def test_a_gradient_that_is_not_finite_stops_before_the_steps_end() -> None:
     s = setup()
-    saved: list[int] = []
     calls = []
 
     def poison(gradient: Tensor) -> Tensor:
@@ -433,7 +406,6 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_saved() -> None:
         return gradient * math.inf if len(calls) == 2 else gradient
 
     s.model.proposals.features.register_hook(poison)
-    settings = replace(SETTINGS, checkpoint_every=1)
+    s.train(steps=range(1))
     with pytest.raises(NonFiniteError, match=r"the gradient norm is (nan|inf) at step 1 with lr 0\.0005"):
-        s.train(settings, save_checkpoint=saved.append)
-    assert saved == [1]
+        s.train(steps=range(1, 2))

@@ -9,8 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import schema
-from experiments.build import INJECTED
-from experiments.config import validate
+from experiments.config.validation import validate
 from experiments.signature import ConfigError
 from tests.support.paths import ROOT
 
@@ -30,7 +29,7 @@ def checked(*overrides: str) -> dict[str, Any]:
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     try:
-        return validate(cfg, INJECTED)
+        return validate(cfg)
     except ConfigError as error:
         missing = re.match(r"(data\.\S+): has no value", str(error))
         if missing is None:

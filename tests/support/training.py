@@ -128,7 +128,7 @@ def composed(arguments: Sequence[str]) -> DictConfig:
 
 def train(arguments: Sequence[str]) -> Path:
     """Train in this process, on one thread as `start` does: sums round the same; returns the run directory."""
-    from experiments.training import run
+    from experiments.run.lifecycle import run
 
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)

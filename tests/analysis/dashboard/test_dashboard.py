@@ -229,7 +229,8 @@ class TestBadFolders:
         assert record.views[0].picture == ""
         problems = record.row["problems"]
         assert [
-            name in problem for name, problem in zip(("1.json", "2.json", "3.jpg is no JPEG"), problems, strict=True)
+            name in problem
+            for name, problem in zip(("1.json", "the view of image 2", "3.jpg is not a JPEG"), problems, strict=True)
         ]
         assert len(problems) == 3
 

@@ -20,7 +20,7 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.identity import run_identity
 from sparse_rcnn.rundir.provenance import git_state
-from sparse_rcnn.rundir.writer import RunDirectory, write_json_atomic
+from sparse_rcnn.rundir.writer import RunDescription, RunDirectory, write_json_atomic
 from tests.support.paths import ROOT, names
 
 CONFIG: dict[str, Any] = {"seed": 3, "experiment": "base", "model": {"num_stages": 3}, "train": {"lr": 0.1}}
@@ -30,7 +30,8 @@ META = {"recipe": "mini", "device": "cpu", "world_size": 1, "data": {"train": "a
 def open_run(root: Path, experiment: str = "base", config: dict | None = None, **changes: Any) -> RunDirectory:
     config = config or CONFIG
     identity = changes.pop("identity", None) or run_identity(config, META["data"])
-    return RunDirectory.open(root, experiment, config, identity, 3, ["train.lr=0.1", "x=[1, 2]"], META)
+    overrides = ["train.lr=0.1", "x=[1, 2]"]
+    return RunDirectory.open(root, RunDescription(experiment, identity, 3, config, overrides, {experiment: []}, META))
 
 
 def test_a_new_run_has_its_config_overrides_and_provenance(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_new_run_has_its_config_overrides_and_provenance(tmp_path: Path) -> No
     identity = run_identity(CONFIG, META["data"])
     assert run.created
     assert run.path == tmp_path / "deep" / "runs" / "base" / f"{identity}-seed3"
-    assert names(run.path) == ["config.json", "meta.json", "overrides.txt"]
+    assert names(run.path) == ["config.json", "experiments.json", "meta.json", "overrides.txt"]
     assert json.loads((run.path / "config.json").read_text()) == CONFIG
     assert (run.path / "overrides.txt").read_text() == "train.lr=0.1\nx=[1, 2]\n"
     meta = json.loads((run.path / "meta.json").read_text())
@@ -301,10 +302,10 @@ def test_the_lock_is_released_after_an_error_and_can_be_taken_again(tmp_path: Pa
 
 CREATOR = """
 import json, sys
-from sparse_rcnn.rundir.writer import RunDirectory
+from sparse_rcnn.rundir.writer import RunDescription, RunDirectory
 root, experiment = sys.argv[1:]
 sys.stdin.readline()
-run = RunDirectory.open(root, experiment, {"a": 1}, "0123456789ab", 0, [], {})
+run = RunDirectory.open(root, RunDescription(experiment, "0123456789ab", 0, {"a": 1}, [], {experiment: []}, {}))
 print(run.path, run.created)
 """
 

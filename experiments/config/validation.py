@@ -20,8 +20,11 @@ from experiments.signature import ConfigError, Injected, check_targets, did_you_
 # Where a `_target_` may lead; Hydra 1.4 asks for it, older ones cannot.
 TRUSTED_TARGETS = ("sparse_rcnn.*", "experiments.*", "torch.nn.*", "torch.optim.*", "torchvision.*")
 
+# Arguments that no YAML states: the data set knows the classes, the run its directory (``experiments.build``).
+INJECTED: Injected = {"model.stage": {"num_classes"}, "log.writers.*": {"run_path", "run_id", "config"}}
 
-def validate(cfg: DictConfig, injected: Injected | None = None) -> dict[str, Any]:
+
+def validate(cfg: DictConfig, injected: Injected = INJECTED) -> dict[str, Any]:
     """Resolve a composed config and check all of it; the result is plain dicts, lists and scalars.
 
     Checked are: no `???` left, every interpolation resolves, dataclass nodes hold no key but their fields and
@@ -30,15 +33,25 @@ def validate(cfg: DictConfig, injected: Injected | None = None) -> dict[str, Any
     Raises:
         ConfigError: the first mistake found, in one line that begins with the dotted key.
     """
+    config = resolve(cfg)
+    _check_dataclasses(cfg, "")
+    check_targets(config, injected)
+    return config
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """A composed config as plain dicts, lists and scalars.
+
+    Raises:
+        ConfigError: a key has no value, or its interpolation does not resolve.
+    """
     missing, unresolved = _unset(cfg, "")
     if missing:
         others = f" (also missing: {', '.join(missing[1:])})" if missing[1:] else ""
         raise ConfigError(f"{missing[0]}: has no value; set it on the command line: {missing[0]}=...{others}")
     if unresolved:
         raise ConfigError(unresolved[0])
-    _check_dataclasses(cfg, "")
-    config = _plain(OmegaConf.to_container(cfg, resolve=True))
-    check_targets(config, injected)
+    config: dict[str, Any] = _plain(OmegaConf.to_container(cfg, resolve=True))
     return config
 
 

@@ -1,0 +1,208 @@
+"""The life of a run: found or created, locked by one process, trained, finished; and how it ends otherwise."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from experiments.build import Config, build_datasets, check_batch_size, dry_build, with_num_classes
+from experiments.config.rows import deviations_of, experiments_of, record_row
+from experiments.config.validation import validate
+from experiments.content import run_identity_of
+from experiments.naming import init_world_on, naming_rates
+from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
+from experiments.run.embedded_data import ensure_data
+from experiments.run.training import Training, build_training
+from experiments.summary import print_summary
+from sparse_rcnn.allocator import keep_freed_memory
+from sparse_rcnn.atomic import write_bytes_atomic
+from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.distributed import PeerError, World, lost_peers
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.interrupt import Interrupted, StopRequest
+from sparse_rcnn.matcher import NonFiniteError
+from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir.writer import RunDescription, RunDirectory
+
+
+def run(cfg: DictConfig) -> Path:
+    """Train the run of a composed configuration, or skip it where it is finished; returns its directory.
+
+    Raises:
+        UserError: the configuration, the data or a checkpoint is wrong; on a job of a sweep also for lost processes.
+        SystemExit: stopped by a signal, or another process failed.
+    """
+    config = validate(cfg)
+    dry_build(config)
+    with _processes(config) as world:
+        identity = _identify(config, world)
+        if (finished := _find_finished(config, identity, world)) is not None:
+            return _skip(finished, config, world)
+        # Wrong data and weights come to light before the run directory exists: a mistake leaves nothing behind.
+        with world.together():
+            train_set, val_set = build_datasets(config)
+            complete = with_num_classes(config, train_set.num_classes)
+            training = build_training(complete, train_set, val_set, world)
+        with _opened(complete, identity, train_set, val_set, world) as (path, directory):
+            # Whoever held the lock until now may have finished it.
+            if (finished := _find_finished(config, identity, world)) is not None:
+                return _skip(finished, config, world)
+            with StopRequest() as stop, _ending(training, directory), lost_peers():
+                with world.together():
+                    training.start(path, identity, directory)
+                _check_same_step(training.step, path, world)
+                training.run(stop)
+                with stop.at_once(training.step):
+                    training.finish()
+        if world.is_main:
+            print_summary(path)
+        return path
+
+
+@contextmanager
+def _processes(config: Config) -> Iterator[World]:
+    """Join the other processes; within, a stop and the failure of another process end this one as they should."""
+    world = init_world_on(config["train"]["device"], "train.device")
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    try:
+        with lost_peers():
+            yield world
+    except Interrupted as stopped:
+        if world.is_main:
+            print(str(stopped), file=sys.stderr)
+        leave_to_scheduler(stopped)
+        sys.exit(128 + (stopped.signal_number or signal.SIGTERM))
+    except PeerError as error:
+        # A process that fails reports it. One that is gone cannot: then rank 0 does. A launcher reads rank 0 alone.
+        if error.rank is None:
+            wait_for_loss_of_node()
+        if world.is_main and (error.rank is None or _is_job_of_sweep()):
+            raise UserError(str(error)) from error
+        sys.exit(1)
+    finally:
+        world.close()
+
+
+def _is_job_of_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _identify(config: Config, world: World) -> str:
+    with world.together():
+        check_batch_size(config, world.size)
+        if world.is_main:
+            ensure_data(config)
+    with world.together():
+        return run_identity_of(config)
+
+
+def _find_finished(config: Config, identity: str, world: World) -> Path | None:
+    """The directory of this run where it is finished: as rank 0 sees it, a file may reach other hosts late."""
+    finished = None
+    with world.together():
+        if world.is_main:
+            found = RunDirectory.find(config["runs_root"], identity, config["seed"])
+            finished = found if found is not None and RunDirectory(found).is_finished else None
+    path: Path | None = world.broadcast(finished)
+    return path
+
+
+def _skip(finished: Path, config: Config, world: World) -> Path:
+    if world.is_main:
+        print(f"{finished} is finished; nothing to do")
+        print_summary(finished)
+        record_row(finished, config)
+    return finished
+
+
+@contextmanager
+def _opened(
+    config: Config, identity: str, train_set: CocoDetection, val_set: CocoDetection, world: World
+) -> Iterator[tuple[Path, RunDirectory | None]]:
+    """The path of the run's directory, and on rank 0, which locks and writes it, the directory itself."""
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    with ExitStack() as stack:
+        directory = None
+        with world.together():
+            if world.is_main:
+                described = RunDescription(
+                    experiment=config["experiment_name"],
+                    identity=identity,
+                    seed=config["seed"],
+                    config=config,
+                    overrides=overrides,
+                    experiments=experiments_of(config),
+                    about=_meta(config, train_set, val_set, world),
+                )
+                directory = RunDirectory.open(config["runs_root"], described)
+                stack.enter_context(directory.lock(wait=is_requeued()))
+                if directory.status.get("state") not in (layout.CREATED, layout.FINISHED):
+                    directory.record_resume(overrides, described.about)
+        yield Path(world.broadcast(str(directory.path) if directory else None)), directory
+
+
+@contextmanager
+def _ending(training: Training, directory: RunDirectory | None) -> Iterator[None]:
+    """Record in the run's status how a training ends that does not finish, and close its writers in any case."""
+    try:
+        with naming_rates():
+            yield
+    except BaseException as error:
+        if directory is not None:
+            _record_failure(directory, error, training.step if training.is_started else None)
+        if isinstance(error, NonFiniteError):
+            raise UserError(str(error)) from error
+        raise
+    finally:
+        training.close()
+
+
+def _check_same_step(step: int, path: Path, world: World) -> None:
+    main_step = world.broadcast(step)
+    with world.together():
+        if step != main_step:
+            raise UserError(
+                f"rank {world.rank} would resume at step {step} of {path}, rank 0 at step {main_step}: all processes "
+                "have to see the same runs_root"
+            )
+
+
+def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> None:
+    stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))  # the last is a requeue by submitit
+    message = (str(error).splitlines() or [""])[0]
+    progress = {} if step is None else {"step": step}
+    with suppress(UserError):  # disk full: the first error is the one to report
+        if not stopped:
+            text = "".join(traceback.format_exception(error))
+            write_bytes_atomic(directory.path / layout.ERROR_LOG, text.encode())
+        directory.set_status(
+            layout.INTERRUPTED if stopped else layout.FAILED,
+            error=None if stopped else f"{type(error).__name__}: {message}",
+            **progress,
+        )
+
+
+def _meta(config: Config, train_set: CocoDetection, val_set: CocoDetection, world: World) -> dict[str, Any]:
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    data = {
+        split: {"fingerprint": s.fingerprint, "num_images": len(s), "annotations": str(s.annotations_path)}
+        for split, s in (("train", train_set), ("val", val_set))
+    }
+    return {
+        "recipe": config["recipe_name"],
+        "deviations": deviations_of(config),
+        "device": device,
+        "world_size": world.size,
+        "data": {"name": config["data"]["name"], **data},
+    }
