@@ -33,10 +33,10 @@ LAYERS = [
     [
         "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
-        "eval_mode", "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "rundir.provenance", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
+        "eval_mode", "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
     ],
     [
-        "atomic", "rundir.identity", "architecture", "distributed", "runlog", "visualize", "detection_table",
+        "atomic", "rundir.identity", "rundir.provenance", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
         "data.annotations", "data.image", "data.shapes", "evaluation.ground_truth",
     ],
