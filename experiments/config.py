@@ -17,9 +17,6 @@ from omegaconf.errors import (
 
 from experiments.signature import ConfigError, Injected, check_targets, did_you_mean, join
 
-# Where a `_target_` may lead; Hydra 1.4 asks for it, older ones cannot.
-TRUSTED_TARGETS = ("sparse_rcnn.*", "experiments.*", "torch.nn.*", "torch.optim.*", "torchvision.*")
-
 
 def validate(cfg: DictConfig, injected: Injected | None = None) -> dict[str, Any]:
     """Resolve a composed config and check all of it; the result is plain dicts, lists and scalars.
@@ -42,10 +39,20 @@ def validate(cfg: DictConfig, injected: Injected | None = None) -> dict[str, Any
     return config
 
 
-def instantiate_options() -> dict[str, Any]:
-    """Keyword arguments for `hydra.utils.instantiate`: none before Hydra 1.4, then the trusted targets."""
+def instantiate_options(node: Any) -> dict[str, Any]:
+    """Keyword arguments for `hydra.utils.instantiate` of a plain node: none before Hydra 1.4, then what it may call.
+
+    That is what the node itself names: a checked configuration is the user's own, from YAML and the command line, and
+    trusted as code is, their own classes included. A file from elsewhere is not (`sparse_rcnn.architecture`).
+    """
     has_whitelist = hasattr(hydra.utils, "execution_whitelist")
-    return {"_execution_whitelist_": list(TRUSTED_TARGETS)} if has_whitelist else {}
+    return {"_execution_whitelist_": sorted(set(_targets(node)))} if has_whitelist else {}
+
+
+def _targets(node: Any) -> list[str]:
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    own = [node["_target_"]] if isinstance(node, Mapping) and "_target_" in node else []
+    return own + [target for child in children for target in _targets(child)]
 
 
 def _unset(node: Any, path: str) -> tuple[list[str], list[str]]:
