@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from experiments.naming import init_world_on, naming, naming_rates
 from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.session import Session
 from experiments.summary import print_summary
+from sparse_rcnn import architecture
 from sparse_rcnn.allocator import keep_freed_memory
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection
@@ -107,12 +109,23 @@ def _find_finished(config: dict[str, Any], identity: str, world: World) -> Path 
     return world.broadcast(finished)
 
 
-def ensure_data(config: dict[str, Any]) -> None:
-    """Make the embedded data where the configuration has a generator and the data is not there yet."""
+def ensure_data(config: dict[str, Any], trusted_modules: Sequence[str] | None = None) -> None:
+    """Make the embedded data where the configuration has a generator and the data is not there yet.
+
+    Args:
+        config: the user's own, or that of a run directory, which may come from anywhere.
+        trusted_modules: of a run directory, the only ones whose classes are built.
+
+    Raises:
+        CheckpointError: the generator is of another module.
+    """
     if config["data"]["generator"] is None:
         return
     root = Path(config["data"]["root"])
-    generator = build(config, "data.generator")
+    if trusted_modules is None:
+        generator = build(config, "data.generator")
+    else:
+        generator = architecture.build(config["data"]["generator"], trusted_modules, "data.generator")
     if not root.exists():
         print(f"making the data set {config['data']['name']} in {root}", file=sys.stderr)
     with naming("data.root"):
