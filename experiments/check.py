@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import plugins, schema
-from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, hydra_version, run_cli
+from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, run_cli, version_base
 from experiments.deviations import fill_missing
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts, value_text
@@ -152,8 +152,7 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     from experiments.build import INJECTED
     from experiments.config import validate
 
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(conf_dir.resolve()), **options):
+    with initialize_config_dir(str(conf_dir.resolve()), **version_base()):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     fill_missing(cfg.data)
     return validate(cfg, INJECTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import CONF_DIR, hydra_version
+from experiments.cli import CONF_DIR, version_base
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -69,6 +69,5 @@ def _compose(overrides: list[str]) -> DictConfig:
             given = HydraConfig.get().overrides.hydra
             overrides = [*overrides, *(override for override in given if override.startswith("hydra.searchpath="))]
         return compose("train", overrides=overrides)
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(CONF_DIR), **options):
+    with initialize_config_dir(str(CONF_DIR), **version_base()):
         return compose("train", overrides=overrides)

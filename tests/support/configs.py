@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import schema
 from experiments.build import INJECTED
+from experiments.cli import version_base
 from experiments.config import validate
 from experiments.signature import ConfigError
 from tests.support.paths import ROOT
@@ -20,7 +21,7 @@ CONF = ROOT / "conf"
 def compose_run(*overrides: str) -> DictConfig:
     """conf/train.yaml with overrides, and Hydra's own node."""
     schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **version_base()):
         return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 
