@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import CONF_DIR, hydra_version
+from experiments.cli import CONF_DIR, version_base
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts
 from sparse_rcnn.rundir.identity import CONTENT_KEYS, compared_config
@@ -42,10 +42,11 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     """
     from hydra import compose, initialize_config_dir
 
+    from experiments import schema
     from experiments.config.validation import validate
 
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(conf_dir.resolve()), **options):
+    schema.register()
+    with initialize_config_dir(str(conf_dir.resolve()), **version_base()):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     fill_missing(cfg.data)
     return validate(cfg)
@@ -165,13 +166,15 @@ def _hydra() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
+    from experiments import schema
+
+    schema.register()
     if GlobalHydra.instance().is_initialized():
         given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
         search_path = tuple(override for override in given if override.startswith("hydra.searchpath="))
         yield _folders(), search_path
         return
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(CONF_DIR), **options):
+    with initialize_config_dir(str(CONF_DIR), **version_base()):
         yield _folders(), ()
 
 
