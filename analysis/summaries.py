@@ -9,11 +9,12 @@ from typing import Any
 
 from analysis.wandb_runs import find_wandb_runs
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import conf_dir
 from sparse_rcnn.rundir.find import find_foreign_folders, find_runs
 from sparse_rcnn.rundir.reader import Run, RunSource
 from sparse_rcnn.rundir.summary import RunSummary, summarise
 
-RECIPES = Path(__file__).parent.parent / "conf" / "recipe"
+RECIPES = conf_dir() / "recipe"
 
 
 def load_summaries(roots: Iterable[str | Path], wandb_project: str | None = None) -> list[RunSummary]:

@@ -34,11 +34,11 @@ LAYERS = [
         "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
         "eval_mode", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
-        "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "rundir.provenance",
+        "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
     ],
     [
-        "atomic", "rundir.identity", "architecture", "distributed", "runlog", "visualize", "detection_table",
-        "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
+        "atomic", "rundir.identity", "rundir.provenance", "architecture", "distributed", "runlog", "visualize",
+        "detection_table", "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
         "data.annotations", "data.image", "data.shapes", "evaluation.ground_truth",
     ],
     ["rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "data.coco"],
@@ -97,7 +97,7 @@ def test_the_run_directory_needs_filelock_alone() -> None:
     used = [name for file in files for name, _ in imports(file)]
     assert {name.split(".")[0] for name in used} <= allowed
     own = {".".join(name.split(".")[:2]) for name in used if name.startswith("sparse_rcnn.")}
-    assert own <= {"sparse_rcnn.rundir", "sparse_rcnn.errors", "sparse_rcnn.atomic"}
+    assert own <= {"sparse_rcnn.rundir", "sparse_rcnn.errors", "sparse_rcnn.atomic", "sparse_rcnn.places"}
 
 
 def module_name(file: Path) -> str:

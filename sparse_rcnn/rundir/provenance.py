@@ -12,7 +12,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from sparse_rcnn.places import checkout
+
+REPOSITORY = checkout()
 PACKAGES = (
     "sparse-rcnn-suite",
     "torch",
@@ -38,8 +40,10 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def git_state(repository: Path = REPOSITORY) -> dict[str, Any]:
-    """`sha` of the code and whether it is `dirty` (changed or new files); both None without git or commit."""
+def git_state(repository: Path | None = REPOSITORY) -> dict[str, Any]:
+    """`sha` of the code and whether it is `dirty` (changed or new files); both None without checkout, git or commit."""
+    if repository is None:  # installed: a repository around site-packages is none of ours
+        return {"sha": None, "dirty": None}
     sha = _git(repository, "rev-parse", "--verify", "HEAD")
     changes = _git(repository, "status", "--porcelain") if sha else None
     return {"sha": sha, "dirty": None if changes is None else bool(changes)}
