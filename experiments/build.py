@@ -38,7 +38,7 @@ def build(config: Config, path: str, **injected: Any) -> Any:
     for key in path.split("."):
         node = node[key]
     try:
-        return instantiate(copy.deepcopy(node), _convert_="all", **instantiate_options(), **injected)
+        return instantiate(copy.deepcopy(node), _convert_="all", **instantiate_options(node), **injected)
     except InstantiationException as error:
         lines = str(error).splitlines()
         inner = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]

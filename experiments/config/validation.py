@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -16,9 +17,6 @@ from omegaconf.errors import (
 )
 
 from experiments.signature import ConfigError, Injected, check_targets, did_you_mean, join
-
-# Where a `_target_` may lead; Hydra 1.4 asks for it, older ones cannot.
-TRUSTED_TARGETS = ("sparse_rcnn.*", "experiments.*", "torch.nn.*", "torch.optim.*", "torchvision.*")
 
 # Arguments that no YAML states: the data set knows the classes, the run its directory (``experiments.build``).
 INJECTED: Injected = {"model.stage": {"num_classes"}, "log.writers.*": {"run_path", "run_id", "config"}}
@@ -55,10 +53,20 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return config
 
 
-def instantiate_options() -> dict[str, Any]:
-    """Keyword arguments for `hydra.utils.instantiate`: none before Hydra 1.4, then the trusted targets."""
+def instantiate_options(node: Any) -> dict[str, Any]:
+    """Keyword arguments for `hydra.utils.instantiate` of a plain node: none before Hydra 1.4, then what it may call.
+
+    That is what the node itself names: a checked configuration is the user's own, from YAML and the command line, and
+    trusted as code is, their own classes included. A file from elsewhere is not (`sparse_rcnn.architecture`).
+    """
     has_whitelist = hasattr(hydra.utils, "execution_whitelist")
-    return {"_execution_whitelist_": list(TRUSTED_TARGETS)} if has_whitelist else {}
+    return {"_execution_whitelist_": sorted(set(_targets(node)))} if has_whitelist else {}
+
+
+def _targets(node: Any) -> list[str]:
+    children = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
+    own = [node["_target_"]] if isinstance(node, Mapping) and "_target_" in node else []
+    return own + [target for child in children for target in _targets(child)]
 
 
 def _unset(node: Any, path: str) -> tuple[list[str], list[str]]:

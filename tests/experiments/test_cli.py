@@ -54,9 +54,8 @@ def test_a_value_that_a_constructor_refuses_is_named_by_its_node() -> None:
     from hydra.utils import instantiate
 
     node = {"model": {"_target_": f"{HERE}.refuse"}}
-    options = {"_execution_whitelist_": [f"{HERE}.*"]} if instantiate_options() else {}
     with pytest.raises(Exception) as caught:  # noqa: PT011  (its type depends on Hydra's version)
-        instantiate(OmegaConf.create(node), **options)
+        instantiate(OmegaConf.create(node), **instantiate_options(node))
     assert describe_mistake(caught.value) == "model: num_stages must be positive"
 
 

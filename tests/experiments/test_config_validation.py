@@ -281,4 +281,4 @@ def test_instantiate_gets_only_what_this_hydra_knows() -> None:
     from hydra.utils import instantiate
 
     node = {"_target_": "sparse_rcnn.errors.UserError", "message": "built"}
-    assert str(instantiate(node, **instantiate_options())) == "built"
+    assert str(instantiate(node, **instantiate_options(node))) == "built"
