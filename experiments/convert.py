@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cli import run_cli
+from experiments.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
 
 RELEASED_SUFFIXES = (".pth", ".pt")
@@ -31,6 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     released.add_argument("--short-side", type=int, default=800, metavar="N", help="pixels images are resized to (800)")
     released.add_argument("--max-long-side", type=int, default=1333, metavar="N", help="but no longer than this (1333)")
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    add_trust_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -106,7 +108,8 @@ def convert_ours(args: argparse.Namespace) -> dict[str, Any]:
 
     _check_suffix(args, RELEASED_SUFFIXES)
     path = find_weights(args.input)
-    model = load_detector(path)  # and not its tensors alone: what does not fit its own card is refused
+    with trusted_modules(args) as trusted:
+        model = load_detector(path, trusted)  # and not its tensors alone: what does not fit its own card is refused
     assert model.card is not None
     architecture = model.card.architecture
     try:

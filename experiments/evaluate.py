@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli import run_cli
+from experiments.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 
@@ -55,6 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--num-workers", type=int, metavar="N", help="processes that load images")
     how.add_argument("--precision", choices=("fp32", "bf16"))
     how.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add_trust_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -83,10 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     job = make_job(args, run.config if run is not None else None)
     from sparse_rcnn.detector import SparseRCNN
 
-    model = SparseRCNN.from_pretrained(args.path)
+    with trusted_modules(args) as trusted:
+        model = SparseRCNN.from_pretrained(args.path, trusted)
     with closing(init_world_on(args.device, "--device")) as world:
         if run is not None and job.split == "val":
-            prepare_own_data(run, job, world)
+            with trusted_modules(args) as trusted:
+                prepare_own_data(run, job, world, trusted)
         evaluate(args, job, model, world)
 
 
@@ -186,14 +190,14 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
     )
 
 
-def prepare_own_data(run: Any, job: Job, world: World) -> None:
+def prepare_own_data(run: Any, job: Job, world: World, trusted: Sequence[str]) -> None:
     """Make embedded data that is gone, and say when the file is not the one the run was validated on."""
     from experiments.run.embedded_data import ensure_data
     from sparse_rcnn.rundir.identity import file_fingerprint
 
     if world.is_main:
         if not job.annotations.is_file():
-            ensure_data(run.config)
+            ensure_data(run.config, trusted)
         expected = run.meta.get("data", {}).get("val", {}).get("fingerprint")
         exists = job.annotations.is_file()
         if expected is not None and exists and file_fingerprint(job.annotations) != expected:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli import run_cli
+from experiments.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images read at once (8)")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
+    add_trust_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -51,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.rundir.json_files import write_json_atomic
 
-    model = SparseRCNN.from_pretrained(args.path)
+    with trusted_modules(args) as trusted:
+        model = SparseRCNN.from_pretrained(args.path, trusted)
     model.to(init_world_on(args.device, "--device").device)
     assert model.card is not None
     records = list(predict_files(model, pictures, args))

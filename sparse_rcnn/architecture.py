@@ -15,6 +15,10 @@ from sparse_rcnn.errors import CheckpointError
 TRUSTED_MODULES = ("sparse_rcnn",)
 
 
+class UntrustedClassError(CheckpointError):
+    """A description names a class of a module that is not trusted; the message names it."""
+
+
 def build(description: Any, trusted_modules: Sequence[str] = TRUSTED_MODULES, path: str = "model") -> Any:
     """Build what a description says, depth first.
 
@@ -41,15 +45,16 @@ def build(description: Any, trusted_modules: Sequence[str] = TRUSTED_MODULES, pa
 
 def _locate(target: str, trusted_modules: Sequence[str], path: str) -> type:
     module_name, _, name = target.rpartition(".")
-    if module_name.split(".")[0] not in trusted_modules:
-        raise CheckpointError(
+    top_level = module_name.split(".")[0]
+    if top_level not in trusted_modules:
+        raise UntrustedClassError(
             f"{path}: class {target} is not part of {', '.join(trusted_modules)}; if you trust it, name its "
-            "top-level module in trusted_modules"
+            f"top-level module {top_level!r} in trusted_modules"
         )
     try:
         found = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"{path}: class {target} does not exist in this version") from error
+        raise CheckpointError(f"{path}: class {target} does not exist in this version: {error}") from error
     # A trusted module's namespace also holds what it imports from elsewhere.
     if not isinstance(found, type) or found.__module__.split(".")[0] not in trusted_modules:
         raise CheckpointError(f"{path}: {target} is not a class of {', '.join(trusted_modules)}")
