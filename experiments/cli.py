@@ -36,11 +36,7 @@ T = TypeVar("T")
 
 
 def hydra_main(config_name: str, config_dir: Path = CONF_DIR) -> Callable[[Callable[..., Any]], Callable[[], None]]:
-    """Like `hydra.main`, for a config of this repository, with mistakes ended as `one_line_errors` does.
-
-    Works the same under hydra-core 1.3, which must be told its version_base, and 1.4, which deprecates that.
-    """
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
+    """Like `hydra.main`, for a config of this repository, with mistakes ended as `one_line_errors` does."""
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @functools.wraps(function)
@@ -50,7 +46,7 @@ def hydra_main(config_name: str, config_dir: Path = CONF_DIR) -> Callable[[Calla
             with one_line_errors():  # here, before Hydra adds lines of its own
                 return function(cfg)
 
-        main = hydra.main(config_path=str(config_dir), config_name=config_name, **options)(job)
+        main = hydra.main(config_path=str(config_dir), config_name=config_name, **version_base())(job)
 
         @functools.wraps(function)
         def command() -> None:
@@ -166,7 +162,7 @@ def _unformatted_hydra_errors() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def hydra_version() -> tuple[int, int]:
-    """Major and minor version of the installed Hydra."""
+def version_base() -> dict[str, Any]:
+    """What Hydra's entry points are called with: 1.3 must be told its `version_base`, 1.4 deprecates that."""
     major, minor = importlib.metadata.version("hydra-core").split(".")[:2]
-    return int(major), int(minor)
+    return {"version_base": "1.3"} if (int(major), int(minor)) < (1, 4) else {}

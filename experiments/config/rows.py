@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import CONF_DIR, hydra_version
+from experiments.cli import CONF_DIR, version_base
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts
 from sparse_rcnn.rundir.identity import CONTENT_KEYS, compared_config
@@ -44,8 +44,7 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
 
     from experiments.config.validation import validate
 
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(conf_dir.resolve()), **options):
+    with initialize_config_dir(str(conf_dir.resolve()), **version_base()):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     fill_missing(cfg.data)
     return validate(cfg)
@@ -170,8 +169,7 @@ def _hydra() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
         search_path = tuple(override for override in given if override.startswith("hydra.searchpath="))
         yield _folders(), search_path
         return
-    options = {"version_base": "1.3"} if hydra_version() < (1, 4) else {}
-    with initialize_config_dir(str(CONF_DIR), **options):
+    with initialize_config_dir(str(CONF_DIR), **version_base()):
         yield _folders(), ()
 
 

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import schema
+from experiments.cli import version_base
 from experiments.config.validation import validate
 from experiments.signature import ConfigError
 from tests.support.paths import ROOT
@@ -19,7 +20,7 @@ CONF = ROOT / "conf"
 def compose_run(*overrides: str) -> DictConfig:
     """conf/train.yaml with overrides, and Hydra's own node."""
     schema.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF), **version_base()):
         return compose("train", overrides=list(overrides), return_hydra_config=True)
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from experiments import schema
+from experiments.cli import version_base
 from tests.support.paths import ROOT
 
 GENERATOR = (
@@ -78,7 +79,7 @@ def data_root() -> Path:
 
     schema.register()
     root = Path(scratch().name) / "shapes"
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), **version_base()):
         cfg = compose("train", overrides=list(GENERATOR))
     from omegaconf import OmegaConf
 
@@ -122,7 +123,7 @@ def composed(arguments: Sequence[str]) -> DictConfig:
     """The configuration of ``experiments.train`` with these overrides."""
     schema.register()
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf"), **version_base()):
         return compose("train", overrides=list(arguments))
 
 
