@@ -61,11 +61,11 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
-def sweep(cluster: MiniSlurm, arguments: list[str]) -> subprocess.Popen[str]:
+def sweep(cluster: MiniSlurm, arguments: list[str], folder: Path = ROOT) -> subprocess.Popen[str]:
     """Start a sweep from the cluster's login node, so to speak."""
     return subprocess.Popen(
         [sys.executable, "-c", IMPATIENT, "-m", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env={**cluster.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -296,3 +296,13 @@ def test_a_partition_that_does_not_exist_is_one_line(cluster: MiniSlurm, runs_ro
     assert last.startswith("error: hydra/launcher=slurm: sbatch refuses the jobs: ")
     assert "nvalid partition" in last
     assert not list(runs_root.glob("*/*"))
+
+
+def test_a_class_in_the_folder_of_the_sweep_is_found_in_its_jobs(cluster: MiniSlurm, runs_root: Path) -> None:
+    folder = runs_root.parent / "own"
+    folder.mkdir()
+    (folder / "my_layouts.py").write_text("from sparse_rcnn.box_init import ImageInit\n\nclass Own(ImageInit): pass\n")
+    arguments = overrides(runs_root, "model.proposals.init._target_=my_layouts.Own")
+    code, out, err = training.finish(sweep(cluster, arguments, folder))
+    assert code == 0, (out, err)
+    assert states(runs_root) == ["finished"]
