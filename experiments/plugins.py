@@ -8,7 +8,8 @@ import types
 
 from hydra.core.plugins import Plugins
 
-# Hydra takes plugins from packages under this name alone; registering one by hand needs the name, not the package.
+# Hydra 1.3 takes plugins under this name alone; registering one by hand needs the name, not the package. 1.4 gives up
+# searching such packages for entry points: by hand needs neither of both, and loads nothing in other programs.
 PACKAGE = "hydra_plugins.sparse_rcnn_suite"
 
 
