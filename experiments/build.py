@@ -39,10 +39,15 @@ def build(config: Config, path: str, **injected: Any) -> Any:
         node = node[key]
     try:
         return instantiate(copy.deepcopy(node), _convert_="all", **instantiate_options(node), **injected)
-    except InstantiationException as error:
+    except Exception as error:  # what a constructor raises: 1.3 wraps it and says the key, 1.4 notes that on it
         lines = str(error).splitlines()
-        inner = [line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key:")]
-        raise ConfigError(f"{'.'.join([path, *inner])}: {error.__cause__ or lines[0]}") from error
+        inner = [
+            line.split(":", 1)[1].strip()
+            for line in (*lines, *getattr(error, "__notes__", ()))
+            if line.startswith("full_key:")
+        ]
+        reason = (error.__cause__ or lines[0]) if isinstance(error, InstantiationException) else error
+        raise ConfigError(f"{'.'.join([path, *inner])}: {reason}") from error
 
 
 def dry_build(config: Config) -> None:
