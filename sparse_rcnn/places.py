@@ -15,7 +15,7 @@ def checkout(parent: Path = _PARENT) -> Path | None:
         parent: the folder that holds the packages.
     """
     # Both: what else is installed may have brought a folder of that name.
-    is_checkout = (parent / "pyproject.toml").is_file() and (parent / "conf" / "train.yaml").is_file()
+    is_checkout = (parent / "pyproject.toml").is_file() and (parent / "conf" / "recipe").is_dir()
     return parent if is_checkout else None
 
 

@@ -190,7 +190,7 @@ def test_a_run_with_an_own_class_is_evaluated_where_it_is_trusted(
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("error: model.proposals.init: class my_layouts.CornerInit is not part of")
-    assert "--trust my_layouts" in refused.stderr
+    assert "'my_layouts' in trusted_modules; on the command line: --trust MODULE" in refused.stderr
     assert "AP50" in done([*command, "--trust", "my_layouts"], own, **STRICT)
 
 

@@ -16,8 +16,7 @@ def test_a_checkout_uses_its_own_configuration() -> None:
 
 
 def test_an_installed_package_uses_what_is_installed_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "conf").mkdir()  # of some other package
-    (tmp_path / "conf" / "train.yaml").write_text("")
+    (tmp_path / "conf" / "recipe").mkdir(parents=True)  # of some other package
     assert checkout(tmp_path) is None
     assert conf_dir(tmp_path) == tmp_path / "sparse_rcnn_conf"
     (tmp_path / "pyproject.toml").write_text("")
