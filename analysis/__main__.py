@@ -13,18 +13,24 @@ from sparse_rcnn.errors import UserError
 # Each module has a docstring of one sentence, `add_arguments(parser)` and `run(args)`, and is imported when it is asked
 # for: pandas or a plotting library cost seconds.
 COMMANDS = {
-    "dashboard": ("analysis.dashboard.command", "one HTML page to compare runs on, without network"),
-    "stages": ("analysis.stages", "one image stage by stage, the learned boxes, where the dynamic head looks"),
-    "tables": ("analysis.tables", "the paper's tables 1 to 9 from finished runs, published numbers beside them"),
-    "figures": ("analysis.figures", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
-    "compare": ("analysis.compare", "whether rows really differ: bootstrap over images, Welch over seeds, Holm"),
-    "agreement": ("analysis.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
+    "dashboard": ("analysis.commands.dashboard", "one HTML page to compare runs on, without network"),
+    "stages": ("analysis.commands.stages", "one image stage by stage, the learned boxes, where the dynamic head looks"),
+    "tables": (
+        "analysis.tables.paper_tables",
+        "the paper's tables 1 to 9 from finished runs, published numbers beside them",
+    ),
+    "figures": ("analysis.figures.convergence", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
+    "compare": (
+        "analysis.commands.compare",
+        "whether rows really differ: bootstrap over images, Welch over seeds, Holm",
+    ),
+    "agreement": ("analysis.commands.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
     "errors": (
-        "analysis.errors",
+        "analysis.commands.error_breakdown",
         "where AP, or a difference, comes from: size, class, crowding, stage, duplicates",
     ),
-    "report": ("analysis.report", "tables, tests, order and figure of a suite as one Markdown page"),
-    "wandb-report": ("analysis.wandb_report", "a Weights & Biases report of a project's runs"),
+    "report": ("analysis.commands.report", "tables, tests, order and figure of a suite as one Markdown page"),
+    "wandb-report": ("analysis.commands.wandb_report", "a Weights & Biases report of a project's runs"),
 }
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.formats import FORMATS
+from analysis.tables.formats import FORMATS
 from sparse_rcnn.atomic import write_bytes_atomic
 
 # Without the time of writing: the same view gives the same file.

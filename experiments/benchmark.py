@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from experiments.cli import run_cli
+from experiments.cli.mistakes import run_cli
 from sparse_rcnn.rundir import layout
 
 
@@ -110,11 +110,11 @@ def logging() -> dict[str, Callable[[], Any]]:
     import tempfile
     from pathlib import Path
 
-    from experiments.build import build_datasets, with_num_classes
+    from experiments.config.build import build_datasets, with_num_classes
     from experiments.config.rows import compose_row
     from experiments.run.embedded_data import ensure_data
     from experiments.run.training import build_training
-    from experiments.wandb_writer import WandbWriter
+    from experiments.tracking.wandb_writer import WandbWriter
     from sparse_rcnn.allocator import keep_freed_memory
     from sparse_rcnn.distributed import init_world
     from sparse_rcnn.runlog import JsonlWriter, Writer

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import plugins, schema
-from experiments.cli import CONF_DIR, TRACEBACK_VARIABLE, describe_mistake, run_cli
+from experiments.cli.hydra_entry import CONF_DIR
+from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_cli
+from experiments.config import schema
 from experiments.config.rows import compose_row
+from experiments.sweep import hydra_plugins
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts, value_text
 from sparse_rcnn.rundir.identity import compared_config
 
 if TYPE_CHECKING:
-    from experiments.cost import Cost
+    from experiments.run.cost import Cost
 
 BASELINE = "baseline"
 RECIPES = ("paper", "mini")
@@ -40,7 +42,7 @@ baseline, which rows are equal, and what each costs:
 Exit code 1 where a row does not compose or build; the others are shown."""
 
 schema.register()
-plugins.register()
+hydra_plugins.register()
 
 
 @dataclass
@@ -202,8 +204,8 @@ def _write_rows(path: Path, conf_dir: Path) -> None:
 
 
 def _built_cost(config: dict[str, Any]) -> Cost:
-    from experiments.build import dry_build
-    from experiments.cost import cost_of
+    from experiments.config.build import dry_build
+    from experiments.run.cost import cost_of
 
     # Which weights a backbone starts from is compared; whether this machine has them is not asked.
     dry_build({**config, "weights": {**config["weights"], "backbone": None}})

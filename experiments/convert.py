@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import run_cli
-from experiments.trust import add_trust_option, trusted_modules
+from experiments.cli.mistakes import run_cli
+from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
 
 RELEASED_SUFFIXES = (".pth", ".pt")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import run_cli
-from experiments.trust import add_trust_option, trusted_modules
+from experiments.cli.mistakes import run_cli
+from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 
 if TYPE_CHECKING:
-    from experiments.evaluation import Evaluation
+    from experiments.run.evaluations import Evaluation
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.detection_table import DetectionTable
     from sparse_rcnn.detector import SparseRCNN
@@ -78,7 +78,7 @@ class Job:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
     _check(args)
-    from experiments.naming import init_world_on
+    from experiments.cli.naming import init_world_on
     from sparse_rcnn.rundir.writer import RunDirectory
 
     run = RunDirectory(args.path) if (args.path / layout.META).is_file() else None
@@ -96,8 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
     """Detect, evaluate, print, write."""
-    from experiments.evaluation import evaluate_stages, write_detections
-    from experiments.naming import naming
+    from experiments.cli.naming import naming
+    from experiments.run.evaluations import evaluate_stages
+    from experiments.run.result_files import write_detections
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
@@ -232,7 +233,7 @@ def print_metrics(evaluation: Evaluation, title: str, show_300: bool, per_class:
     from rich.console import Console
     from rich.table import Table
 
-    from experiments.summary import percent
+    from experiments.run.final_table import percent
 
     columns = {f"stage {s}": metrics for s, metrics in enumerate(evaluation.stages[:-1])}
     columns["detector"] = evaluation.last

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import run_cli
-from experiments.trust import add_trust_option, trusted_modules
+from experiments.cli.mistakes import run_cli
+from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
     pictures = plan_outputs(args.inputs, args.out)
-    from experiments.naming import init_world_on
+    from experiments.cli.naming import init_world_on
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.rundir.json_files import write_json_atomic
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import schema
-from experiments.cli import run_cli
+from experiments.cli.mistakes import run_cli
+from experiments.config import schema
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.find import find_places
 from sparse_rcnn.rundir.writer import RunDirectory

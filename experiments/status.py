@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.cli import run_cli
-from experiments.summary import percent
+from experiments.cli.mistakes import run_cli
+from experiments.run.final_table import percent
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.progress import DEAD, SILENT, UNREADABLE, Overview, RunProgress, read_overview

@@ -6,11 +6,12 @@ import sys
 
 from omegaconf import DictConfig
 
-from experiments import plugins, schema
-from experiments.cli import hydra_main
+from experiments.cli.hydra_entry import hydra_main
+from experiments.config import schema
+from experiments.sweep import hydra_plugins
 
 schema.register()
-plugins.register()
+hydra_plugins.register()
 
 
 @hydra_main("train")

@@ -166,7 +166,7 @@ def test_only_build_instantiates() -> None:
             names |= {name.rsplit(".", 1)[-1] for name, _ in imports(file)}
             if "instantiate" in names:
                 users.add(str(file.relative_to(ROOT)))
-    assert users == {"experiments/build.py"}
+    assert users == {"experiments/config/build.py"}
 
 
 def test_commands_import_torch_late() -> None:

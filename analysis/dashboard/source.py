@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.dashboard.collect import collect, is_silent
-from analysis.dashboard.folders import Signature, signature
 from analysis.dashboard.page import fixed_size, script_json
 from analysis.dashboard.record import Record, read_record
+from analysis.dashboard.signature import Signature, signature
 from analysis.dashboard.views import collect_views
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.find import find_places

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import CONF_DIR, version_base
+from experiments.cli.hydra_entry import CONF_DIR, version_base
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts
 from sparse_rcnn.rundir.identity import CONTENT_KEYS, compared_config
@@ -42,7 +42,7 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     """
     from hydra import compose, initialize_config_dir
 
-    from experiments import schema
+    from experiments.config import schema
     from experiments.config.validation import validate
 
     schema.register()
@@ -166,7 +166,7 @@ def _hydra() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from experiments import schema
+    from experiments.config import schema
 
     schema.register()
     if GlobalHydra.instance().is_initialized():

@@ -16,9 +16,9 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from experiments.signature import ConfigError, Injected, check_targets, did_you_mean, join
+from experiments.config.targets import ConfigError, Injected, check_targets, did_you_mean, join
 
-# Arguments that no YAML states: the data set knows the classes, the run its directory (``experiments.build``).
+# Arguments that no YAML states: the data set knows the classes, the run its directory (``experiments.config.build``).
 INJECTED: Injected = {"model.stage": {"num_classes"}, "log.writers.*": {"run_path", "run_id", "config"}}
 
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.build import Config, build
-from experiments.naming import naming
+from experiments.cli.naming import naming
+from experiments.config.build import Config, build
 from sparse_rcnn import architecture
 
 

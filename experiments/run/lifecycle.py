@@ -15,15 +15,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.build import Config, build_datasets, check_batch_size, dry_build, with_num_classes
+from experiments.cli.naming import init_world_on, naming_rates
+from experiments.config.build import Config, build_datasets, check_batch_size, dry_build, with_num_classes
 from experiments.config.rows import deviations_of, experiments_of, record_row
 from experiments.config.validation import validate
-from experiments.content import run_identity_of
-from experiments.naming import init_world_on, naming_rates
-from experiments.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.run.embedded_data import ensure_data
+from experiments.run.final_table import print_summary
+from experiments.run.fingerprints import run_identity_of
+from experiments.run.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.run.training import Training, build_training
-from experiments.summary import print_summary
 from sparse_rcnn.allocator import keep_freed_memory
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.build import (
+from experiments.cli.naming import naming
+from experiments.config.build import (
     Config,
     build_criterion,
     build_ema,
@@ -19,11 +20,11 @@ from experiments.build import (
     build_schedule,
     build_writers,
 )
-from experiments.evaluation import Evaluation, evaluate_stages, write_final_results
-from experiments.naming import naming
+from experiments.run.evaluations import Evaluation, evaluate_stages
+from experiments.run.result_files import write_final_results
+from experiments.run.views import view_images, write_views
 from experiments.tracking.progress_bar import ProgressWriter
 from experiments.tracking.status_file import StatusWriter
-from experiments.views import view_images, write_views
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.loading import TrainBatches, eval_batches
@@ -46,8 +47,8 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
     """Build all objects of a training; nothing is read from a run or written.
 
     Args:
-        config: complete (`experiments.build.with_num_classes`).
-        train_set, val_set: of the configuration (`experiments.build.build_datasets`).
+        config: complete (`experiments.config.build.with_num_classes`).
+        train_set, val_set: of the configuration (`experiments.config.build.build_datasets`).
         world: this process among those that train together.
 
     Raises:

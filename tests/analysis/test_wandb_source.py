@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from analysis.figures import curves
+from analysis.figures.convergence import curves
 from analysis.summaries import load_summaries
 from analysis.wandb_runs import WandbRun
 from sparse_rcnn.errors import NewerSchemaError, RunError

@@ -55,7 +55,7 @@ def runs_root() -> Iterator[Path]:
 # experiments.train, asking SLURM more often, and sooner sure that nothing more will come of a job.
 IMPATIENT = """
 import runpy, sys
-import experiments.slurm_launcher as launcher
+import experiments.sweep.slurm_launcher as launcher
 launcher.POLL_SECONDS, launcher.GRACE_SECONDS = 0.5, 15.0
 runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.job_names import job_names
-from experiments.local_launcher import visible_gpus
-from experiments.slurm_launcher import _Watched, job_states
-from experiments.sweep import Row, SweepError, check, plan, record
+from experiments.sweep.job_labels import job_names
+from experiments.sweep.local_launcher import visible_gpus
+from experiments.sweep.plan import Row, SweepError, check, plan, record
+from experiments.sweep.slurm_launcher import _Watched, job_states
 from sparse_rcnn.errors import UserError
 from tests.support import training
 from tests.support.paths import ROOT
@@ -90,7 +90,7 @@ def test_a_wrong_configuration_names_its_job(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
-    from experiments.sweep import pending
+    from experiments.sweep.plan import pending
     from sparse_rcnn.rundir.lock import lock_run
 
     (row,) = plan([training.overrides(tmp_path)], compose)
@@ -130,7 +130,7 @@ def test_visible_gpus_follow_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_old_failure_is_not_told_as_todays(tmp_path: Path) -> None:
-    from experiments.sweep import pending, print_rows
+    from experiments.sweep.plan import pending, print_rows
 
     with pytest.raises(UserError, match="NaN or infinity"):
         training.train(training.overrides(tmp_path, "optim.lr=1e30"))
@@ -185,7 +185,7 @@ def test_a_job_is_given_up_only_when_slurm_does_not_know_it_for_a_while(
     class Job:
         job_id, paths = "7_0", Paths
 
-    import experiments.slurm_launcher as launcher
+    import experiments.sweep.slurm_launcher as launcher
 
     clock = [0.0]
     monkeypatch.setattr(launcher.time, "monotonic", lambda: clock[0])
@@ -291,7 +291,7 @@ def test_ctrl_c_saves_the_runs_of_a_local_sweep_which_then_goes_on(tmp_path: Pat
 def test_each_job_at_a_time_has_a_gpu_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from omegaconf import OmegaConf
 
-    import experiments.local_launcher as launcher
+    import experiments.sweep.local_launcher as launcher
 
     Start = tuple[str, str | None, str | None]  # the job, its GPU and its threads
     begun: list[Start] = []

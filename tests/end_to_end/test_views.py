@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from analysis.__main__ import main
-from analysis.stages import learned_boxes
-from experiments.views import view_images
+from analysis.commands.stages import learned_boxes
+from experiments.run.views import view_images
 from sparse_rcnn import SparseRCNN
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
@@ -129,7 +129,7 @@ def test_figure_4_is_the_first_view_of_the_baseline(run, tmp_path, capsys):
 
 
 def test_the_picture_shows_the_boxes_of_each_stage(run):
-    from analysis.stage_figures import stages_figure
+    from analysis.figures.stages import stages_figure
 
     loaded = Run(run)
     view = read_view(loaded, view_ids(loaded)[0])

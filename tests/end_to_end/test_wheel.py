@@ -97,7 +97,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     # Folders named in a .pth file are searched, and their own .pth files, an editable install's, are not read.
     (site_packages / "others.pth").write_text("".join(f"{path}\n" for path in others))
-    for package in (*PACKAGES, "experiments.scripts"):
+    for package in (*PACKAGES, "experiments.cli.console_scripts"):
         code = f"import {package} as m; print(m.__file__ or list(m.__path__)[0])"
         assert Path(done([str(root / "bin" / "python"), "-c", code], root).strip()).is_relative_to(site_packages)
     checked = run([str(root / "bin" / "pip"), "check"], root).stdout

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from experiments.check import SUSTAINED_TFLOPS, check_rows, main, rows_text
 from experiments.config.rows import compose_row
-from experiments.cost import Cost, cost_of, forward_flops
+from experiments.run.cost import Cost, cost_of, forward_flops
 from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
 from sparse_rcnn.rundir.changes import ABSENT, Change, shorten, texts
 from tests.support.paths import ROOT, shared

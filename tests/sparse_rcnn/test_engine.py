@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.build import build_datasets, with_num_classes
+from experiments.config.build import build_datasets, with_num_classes
 from experiments.config.validation import validate
 from experiments.run.training import build_training
 from sparse_rcnn.distributed import World

@@ -340,7 +340,7 @@ NORM_TOLERANCES = {"official": (1e-4, 1e-4), "fast": (1e-3, 0.1)}
 
 @pytest.mark.parametrize("name", OPTIM_CASES)
 def test_six_optimizer_steps_with_the_papers_configuration(name: str) -> None:
-    from experiments.build import build_criterion, build_optimizer, build_schedule
+    from experiments.config.build import build_criterion, build_optimizer, build_schedule
 
     wanted = json.loads(shared("golden/optim_b.json").read_text())[name]
     config = paper_config(OPTIM_CASES[name])
@@ -402,7 +402,7 @@ def gradient_norm(parameters: list[torch.nn.Parameter]) -> float:
 
 
 def test_learning_rates_at_the_key_iterations() -> None:
-    from experiments.build import build_schedule
+    from experiments.config.build import build_schedule
 
     wanted = json.loads(shared("golden/optim_b.json").read_text())["official"]["lr_at_iteration"]
     config = paper_config([])

@@ -8,10 +8,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import schema
-from experiments.cli import version_base
+from experiments.cli.hydra_entry import version_base
+from experiments.config import schema
+from experiments.config.targets import ConfigError
 from experiments.config.validation import validate
-from experiments.signature import ConfigError
 from tests.support.paths import ROOT
 
 CONF = ROOT / "conf"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from analysis.dashboard import command
+from analysis.commands import dashboard
 from analysis.dashboard.serve import Server
 
 NASTY = "</script><img src=x onerror=alert(1)>"
@@ -26,7 +26,7 @@ def data_in(html: bytes, name: str = "data") -> Any:
 
 def arguments(*given: str) -> Namespace:
     parser = ArgumentParser()
-    command.add_arguments(parser)
+    dashboard.add_arguments(parser)
     return parser.parse_args(given)
 
 

@@ -19,8 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from torch import Tensor
 
-from experiments import schema
-from experiments.cli import version_base
+from experiments.cli.hydra_entry import version_base
+from experiments.config import schema
 from tests.support.paths import ROOT
 
 GENERATOR = (
@@ -75,7 +75,7 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 @functools.cache
 def data_root() -> Path:
     """The data set, made once per test process: 16 and 6 images of 64 pixels, some of them empty."""
-    from experiments.build import build
+    from experiments.config.build import build
 
     schema.register()
     root = Path(scratch().name) / "shapes"

@@ -19,15 +19,16 @@ import pytest
 pytest.importorskip("plotly", reason="the dashboard draws with plotly, which is not installed")
 
 from analysis.__main__ import main
-from analysis.dashboard import command, page, source
+from analysis.commands import dashboard
+from analysis.dashboard import page, source
 from analysis.dashboard.collect import collect
 from analysis.dashboard.curves import downsample, wall_seconds
 from analysis.dashboard.factors import compact, find_factors, flat_config
-from analysis.dashboard.folders import signature
 from analysis.dashboard.pack import pack_view, quantised
 from analysis.dashboard.page import build_page, script_json
 from analysis.dashboard.record import read_record
 from analysis.dashboard.serve import Server
+from analysis.dashboard.signature import signature
 from analysis.dashboard.source import Source
 from analysis.dashboard.views import collect_views
 from sparse_rcnn.errors import UserError
@@ -481,7 +482,7 @@ class TestCommand:
     def test_wrong_arguments(self, tmp_path: Path, given: list[str], message: str) -> None:
         make_logged_run(tmp_path)
         with pytest.raises(UserError, match=re.escape(message)):
-            command.run(arguments("--runs", str(tmp_path), *given))
+            dashboard.run(arguments("--runs", str(tmp_path), *given))
 
     def test_a_port_in_use(self, tmp_path: Path) -> None:
         make_logged_run(tmp_path)
@@ -490,13 +491,13 @@ class TestCommand:
             taken.listen()
             port = str(taken.getsockname()[1])
             with pytest.raises(UserError, match=f"cannot serve at 127.0.0.1:{port}: .*choose another --port"):
-                command.run(arguments("--runs", str(tmp_path), "--serve", "--port", port))
+                dashboard.run(arguments("--runs", str(tmp_path), "--serve", "--port", port))
 
     def test_a_file_that_cannot_be_written_leaves_nothing(self, tmp_path: Path) -> None:
         make_logged_run(tmp_path / "runs")
         (tmp_path / "page.html").mkdir()
         with pytest.raises(UserError, match=r"cannot write .*page\.html: "):
-            command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html")))
+            dashboard.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "page.html")))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "runs"]
 
     def test_the_size_limit_counts_the_whole_page(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -504,10 +505,10 @@ class TestCommand:
             add_views(make_logged_run(tmp_path / "runs", name), [view_content(i, 6, 100) for i in range(1, 5)])
         out = tmp_path / "page.html"
         limit = (page.fixed_size() + 150_000) / 1e6
-        command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out), "--max-mb", f"{limit:.6f}"))
+        dashboard.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out), "--max-mb", f"{limit:.6f}"))
         assert out.stat().st_size <= limit * 1e6
         assert "of 4 images" in data_in(out.read_bytes(), "views")["notes"][0]
-        command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out), "--max-mb", "1"))
+        dashboard.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out), "--max-mb", "1"))
         assert "more than the 1 MB of --max-mb" in capsys.readouterr().out
 
 
@@ -566,7 +567,7 @@ class TestServe:
 
 
 def write_to(out: Path, content: source.Content) -> None:
-    command.write_page(out, content)
+    dashboard.write_page(out, content)
 
 
 def status(server: Server, name: str) -> int:

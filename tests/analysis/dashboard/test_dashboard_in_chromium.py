@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("plotly", reason="the dashboard draws with plotly, which is not installed")
 
-from analysis.dashboard import command
+from analysis.commands import dashboard
 from analysis.dashboard.serve import Server
 from analysis.dashboard.source import Source
 from tests.support.dashboard_pages import NASTY, arguments, data_in, serving, wait_for
@@ -82,7 +82,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nasty = make_logged_run(root, NASTY, folder=NASTY_FOLDER, identity="e" * 12, ap=0.2, classes=(NASTY, "<b>bold</b>"))
     add_views(nasty, [view_content(3, classes=(NASTY, "<b>bold</b>"))])
     out = root.parent / "page.html"
-    command.run(arguments("--runs", str(root), "--out", str(out)))
+    dashboard.run(arguments("--runs", str(root), "--out", str(out)))
     return out
 
 
@@ -409,7 +409,7 @@ class TestInChromium:
                 shutil.copytree(first, path / "views", copy_function=os.link)
         out = tmp_path / "page.html"
         started = time.perf_counter()
-        command.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out)))
+        dashboard.run(arguments("--runs", str(tmp_path / "runs"), "--out", str(out)))
         seconds = time.perf_counter() - started
         size = out.stat().st_size
         tab = browse(out.as_uri())

@@ -1,0 +1,295 @@
+"""python -m analysis report: tables, tests, order and figure of a suite as one Markdown page."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis.commands.agreement import agreements, pair_lines
+from analysis.commands.compare import (
+    Measured,
+    Row,
+    add_bootstrap_arguments,
+    check_bootstrap_arguments,
+    compare,
+    comparison_grid,
+    measure,
+)
+from analysis.commands.error_breakdown import error_grids
+from analysis.figures.convergence import curves, write_figure1, write_figure4
+from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
+from analysis.summaries import choose_recipe, load_summaries
+from analysis.tables.formats import DASH, Grid, grid, render
+from analysis.tables.paper_tables import add_run_arguments, build_table
+from analysis.tables.rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
+from sparse_rcnn.atomic import write_bytes_atomic
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.summary import RunSummary
+
+COMMENTS = "comments.md"
+PAGE = "README.md"
+FIGURE4_SCORE = 0.3
+PAPER_RECIPE = "paper"  # under which the published numbers were trained
+SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "errors")
+_WRITTEN_FOR = re.compile(r"<!-- written for numbers ([0-9a-f]{12}) -->")
+
+
+@dataclass(frozen=True)
+class MeasuredRows:
+    """The configurations that were measured, each experiment's index among them, or the reason why none was.
+
+    ``left_out`` names those that were not, with the reason.
+    """
+
+    measured: Measured | None
+    index: Mapping[str, int]
+    reason: str | None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comments:
+    """The hand-written paragraphs by section, and the numbers that they were written for, where they say so."""
+
+    sections: Mapping[str, str]
+    written_for: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    add_bootstrap_arguments(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results"),
+        metavar="DIR",
+        help=f"folder for {PAGE} and the figures (default docs/results); a {COMMENTS} there is taken into the page",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    check_bootstrap_arguments(args)
+    summaries = load_summaries(args.runs)
+    recipe = choose_recipe(summaries, args.recipe)
+    comments = read_comments(args.out / COMMENTS)
+    rows = our_rows(summaries, recipe)
+    tests = measure_rows(rows, args.annotations, args.resamples, args.seed)
+    figure, figure4 = _figure(summaries, recipe, args.out), _figure4(summaries, recipe, args.out)
+    errors = _errors(rows, args.annotations)
+    page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, errors)
+    if recipe != PAPER_RECIPE:
+        page += f"\n{_paper_scale(our_rows(summaries, PAPER_RECIPE))}\n"
+    write_bytes_atomic(args.out / PAGE, page.encode())
+    print(args.out / PAGE)
+
+
+def read_comments(path: Path) -> Comments:
+    """The hand-written paragraphs: each section's text below a heading ``## table7``; none without the file.
+
+    A line ``<!-- written for numbers 0123456789ab -->``, as the page gives it, lets a later page say that they have
+    changed.
+
+    Raises:
+        UserError: the file cannot be read, or has a section twice or one that the page lacks.
+    """
+    if not path.exists():
+        return Comments({}, None)
+    try:
+        head, *parts = re.split(r"^## +(.+?) *$", path.read_text(), flags=re.MULTILINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    names = parts[::2]
+    for name in names:
+        if name not in SECTIONS:
+            raise UserError(f"{path} has a section '{name}'; the page has {', '.join(SECTIONS)}")
+        if names.count(name) > 1:
+            raise UserError(f"{path} has the section '{name}' twice: join them")
+    sections = {name: text.strip() for name, text in zip(names, parts[1::2], strict=True)}
+    written_for = _WRITTEN_FOR.search(head)
+    return Comments(sections, written_for[1] if written_for else None)
+
+
+def fingerprint(rows: Mapping[str, OurRow]) -> str:
+    """Twelve hex digits of which runs are used and of the AP of each."""
+    used = {run.run_id: run.values.get(metric_keys.AP) for row in rows.values() for run in row.used}
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredRows:
+    """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
+    done = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
+    same, _ = on_same_data({name: rows[name] for name in done})
+    left_out = [f"{name} (trained or evaluated on other data)" for name in done if name not in same]
+    wanted = []
+    for name in same:
+        if all((run.directory.path / layout.DETECTIONS).is_file() for run in rows[name].used):
+            wanted.append(name)
+        else:
+            left_out.append(f"{name} (a run has no detections.json)")
+    seeds: dict[str, dict[str, RunSummary]] = {}
+    for name in wanted:
+        for summary in rows[name].used:
+            seeds.setdefault(summary.identity, {})[summary.run_id] = summary
+    order = list(seeds)
+    index = {name: order.index(rows[name].used[0].identity) for name in wanted}
+    if len(order) < 2:
+        return MeasuredRows(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
+    configurations = [
+        Row(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
+    ]
+    try:
+        return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
+    except UserError as error:
+        return MeasuredRows(None, index, str(error), tuple(left_out))
+
+
+def build_page(
+    rows: Mapping[str, OurRow],
+    recipe: str,
+    comments: Comments,
+    tests: MeasuredRows,
+    confidence: float,
+    figure: str,
+    figure4: str,
+    errors: str,
+) -> str:
+    """The whole page."""
+    wanted = set(_experiments(*EXPERIMENTS))
+    done = sorted(name for name in wanted if name in rows and rows[name].used)
+    num_runs = len({run.run_id for name in done for run in rows[name].used})
+    order, by_table = agreements(rows, recipe)
+    prose, numbers = comments.sections, fingerprint(rows)
+    stale = comments.written_for not in (None, numbers)
+    parts = [
+        f"# Results, recipe {recipe}",
+        f"Written by `python -m analysis report --recipe {recipe}`; prose comes from a hand-written `{COMMENTS}` "
+        "beside this page, which stays when the page is written anew.",
+        f"{len(done)} of the {len(wanted)} rows have finished runs, {num_runs} runs in all"
+        + (
+            f"; missing: {', '.join(f'`{name}`' for name in sorted(wanted - set(done)))}."
+            if done != sorted(wanted)
+            else "."
+        ),
+        f"Numbers `{numbers}`."
+        + (f" **The prose was written for `{comments.written_for}`: it may not fit these numbers.**" if stale else ""),
+        prose.get("overview", ""),
+        "## Figure 1: convergence",
+        figure,
+        prose.get("figure1", ""),
+        "## Figure 4: one image, stage by stage",
+        figure4,
+        prose.get("figure4", ""),
+        "## Does the order of rows agree?",
+        render([replace(order, title="")], "markdown").strip(),
+        prose.get("order", ""),
+    ]
+    if tests.reason is not None:
+        parts.append(f"No tests of differences: {tests.reason}.")
+    if tests.left_out:
+        parts.append(f"Left out of the tests of differences: {', '.join(tests.left_out)}.")
+    for table in EXPERIMENTS:
+        parts.append(f"## Table {table.removeprefix('table')}: {published_tables()[table]['title']}")
+        # The section's heading is the table's title.
+        grids = [replace(build_table(table, rows, recipe), title=""), *_tests_of(table, tests, confidence)]
+        parts += [render([item], "markdown").strip() for item in grids]
+        parts += ["\n".join(f"- {line}" for line in pair_lines(by_table[table])), prose.get(table, "")]
+    if beside := _beside(rows):
+        parts += ["## Rows that are in no table", beside, prose.get("beside", "")]
+    parts += ["## Where the baseline's AP comes from", errors, prose.get("errors", "")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _experiments(*tables: str) -> list[str]:
+    """The rows of tables that this suite trains, each once."""
+    return list(dict.fromkeys(name for table in tables for name in EXPERIMENTS[table] if name is not None))
+
+
+def _tests_of(table: str, tests: MeasuredRows, confidence: float) -> list[Grid]:
+    base = baseline_of(table)
+    if tests.measured is None or base not in tests.index:
+        return []
+    names = [name for name in _experiments(table) if name in tests.index]
+    others = [index for index in dict.fromkeys(tests.index[name] for name in names) if index != tests.index[base]]
+    if not others:
+        return []
+    # A configuration that is several rows goes by this table's name.
+    labels = list(tests.measured.names)
+    for name in (*names, base):
+        labels[tests.index[name]] = name
+    measured = replace(tests.measured, names=tuple(labels))
+    comparisons = compare(measured, tests.index[base], others, confidence)
+    return [comparison_grid(measured, tests.index[base], comparisons, confidence, f"Differences to {base}, tested")]
+
+
+def _beside(rows: Mapping[str, OurRow]) -> str:
+    """AP of the rows that the paper has in its text alone, or not at all."""
+    (ap,) = (column for column in COLUMNS if column.title == "AP")
+    lines = []
+    _, on_other_data = on_same_data(rows)
+    for name in sorted(rows.keys() - set(_experiments(*EXPERIMENTS))):
+        value = rows[name].value(ap)
+        if value is not None:
+            spread = "" if value.std is None else f" ± {value.std:.1f}"
+            flags = [*rows[name].flags, *(["trained or evaluated on other data"] if name in on_other_data else [])]
+            lines.append([name, str(value.n), f"{value.mean:.1f}{spread}", "; ".join(flags)])
+    return render([grid("", ["row", "n", "AP", "flags"], lines)], "markdown").strip() if lines else ""
+
+
+def _paper_scale(rows: Mapping[str, OurRow]) -> str:
+    """The rows at the scale of the published numbers: a dash and a command until someone has trained them."""
+    (ap,) = (column for column in COLUMNS if column.title == "AP")
+    published = {row.experiment: row.ap for table in EXPERIMENTS for row in published_rows(table)}
+    lines = []
+    for name in _experiments(*EXPERIMENTS):
+        row = rows.get(name, missing_row(name, PAPER_RECIPE))
+        value = row.value(ap)
+        lines.append(
+            [
+                name,
+                f"{published[name]:.1f}",
+                DASH if value is None else f"{value.mean:.1f}",
+                row.command if value is None else "; ".join(row.flags),
+            ]
+        )
+    table = render(
+        [grid("", ["row", "published AP", "ours", "flags, or the command that trains it"], lines)], "markdown"
+    ).strip()
+    return f"## At the paper's own scale, recipe {PAPER_RECIPE}\n\n{table}"
+
+
+def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
+    try:
+        write_figure1(summaries, recipe, out)
+    except UserError as error:
+        return f"No figure: {error}."
+    text = "![AP over epochs](figure1.png)\n\nAlso as [PDF](figure1.pdf)."
+    if all(len(curve.epochs) == 1 for curve in curves(summaries, recipe)):
+        text += " These runs were evaluated once, at their end: a curve needs `eval.every_epochs`."
+    return text
+
+
+def _figure4(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
+    _, reason = write_figure4(summaries, recipe, out, FIGURE4_SCORE)
+    if reason:
+        return f"No figure: {reason}."
+    return (
+        "![The baseline's proposals and stages](figure4.png)\n\nThe baseline's learned proposals, then the boxes that "
+        f"each stage scores {FIGURE4_SCORE:g} or more, one colour per proposal. Also as [PDF](figure4.pdf)."
+    )
+
+
+def _errors(rows: Mapping[str, OurRow], annotations: Path | None) -> str:
+    used = rows["baseline"].used if "baseline" in rows else ()
+    if not used:
+        return "The row `baseline` has no finished run."
+    try:
+        grids = error_grids([used[0].directory], annotations)
+    except UserError as error:
+        return f"No breakdown: {error}."
+    return f"Of {used[0].run_id}.\n\n" + render(grids, "markdown").strip()

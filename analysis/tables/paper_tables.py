@@ -1,0 +1,271 @@
+"""python -m analysis tables: the paper's tables 1 to 9 from finished runs, the published numbers beside them."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.output import add_output_arguments, emit
+from analysis.paper.rows import EXPERIMENTS, published_tables
+from analysis.summaries import choose_recipe, load_summaries
+from analysis.tables.formats import DASH, Cell, Footnotes, Grid, render
+from analysis.tables.rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
+from sparse_rcnn.rundir.summary import RunSummary
+
+TABLES = tuple(EXPERIMENTS)
+_METRICS = {column.published for column in COLUMNS if column.published}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source_arguments(parser)
+    parser.add_argument(
+        "--table", nargs="+", type=int, choices=range(1, 10), metavar="N", help="only these, 1 to 9 (default all)"
+    )
+    add_output_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--runs`` and ``--recipe``, as all commands over many runs have them."""
+    parser.add_argument(
+        "--runs", nargs="+", type=Path, default=[Path("runs")], metavar="RUNS", help="folders of runs (default runs)"
+    )
+    parser.add_argument("--recipe", help="use runs of this recipe (default: the one there is)")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The same, and ``--wandb``, for commands that need no more than W&B has."""
+    add_run_arguments(parser)
+    parser.set_defaults(runs=None)
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="runs of a Weights & Biases project, with --runs besides those there"
+    )
+
+
+def summaries_of(args: argparse.Namespace) -> list[RunSummary]:
+    """The runs that `add_source_arguments` asks for."""
+    roots = [Path("runs")] if args.runs is None and args.wandb is None else args.runs or []
+    return load_summaries(roots, args.wandb)
+
+
+def run(args: argparse.Namespace) -> None:
+    summaries = summaries_of(args)
+    recipe = choose_recipe(summaries, args.recipe)
+    tables = [f"table{number}" for number in dict.fromkeys(args.table)] if args.table else TABLES
+    emit(render(build_tables(summaries, recipe, tables), args.format), args.out)
+
+
+def build_tables(summaries: Sequence[RunSummary], recipe: str, tables: Sequence[str] = TABLES) -> list[Grid]:
+    """The tables, of the finished runs of one recipe."""
+    rows = our_rows(summaries, recipe)
+    return [build_table(table, rows, recipe) for table in tables]
+
+
+def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
+    """One table: for each row of the paper's, ours (where this suite trains it) and, below it, the published one.
+
+    A difference, in brackets, is to the table's baseline row: ours to ours, published to published.
+    """
+    published = published_tables()[table]
+    columns = table_columns(table)
+    labels = [key for key in published["rows"][0] if key not in _METRICS]
+    experiments = EXPERIMENTS[table]
+    own = {name: rows.get(name, missing_row(name, recipe)) for name in experiments if name is not None}
+    baseline = baseline_of(table)
+    base_published = published["rows"][experiments.index(baseline)]
+    footnotes, groups, records = Footnotes(), [], []
+    reference = _reference_data(own, baseline)
+    for experiment, row in zip(experiments, published["rows"], strict=True):
+        ours = own[experiment] if experiment is not None else None
+        flags = _flags(ours, reference) if ours else []
+        our_lines = [_our_line(ours, own[baseline], columns, labels, row, footnotes, flags)] if ours else []
+        groups.append((*our_lines, _published_line(row, base_published, columns, labels)))
+        about = {
+            "table": table.removeprefix("table"),
+            "recipe": recipe,
+            "row": ", ".join(f"{label} {_label(row[label])}" for label in labels),
+            "experiment": experiment,
+        }
+        records += _records(about, columns, ours, own[baseline], row, base_published, flags)
+    return Grid(
+        f"Table {table.removeprefix('table')}: {published['title']}",
+        (*(label.replace("_", " ") for label in labels), "source", "n", *(column.title for column in columns)),
+        tuple(groups),
+        num_label_columns=len(labels) + 1,
+        footnotes=footnotes.all(),
+        remarks=_remarks(own, baseline, columns, recipe),
+        records=tuple(records),
+    )
+
+
+def table_columns(table: str) -> list[Column]:
+    """The columns that the paper's table has; where it has a cost, also those that tell the cost without a clock."""
+    rows = published_tables()[table]["rows"]
+    known = [column for column in COLUMNS if any(column.published in row for row in rows)]
+    return known + ([column for column in COLUMNS if column.published is None] if "FPS" in rows[0] else [])
+
+
+def _our_line(
+    ours: OurRow,
+    base: OurRow,
+    columns: Sequence[Column],
+    labels: Sequence[str],
+    row: Mapping[str, Any],
+    footnotes: Footnotes,
+    flags: Sequence[str],
+) -> tuple[Cell, ...]:
+    cells = [Cell(_our_label(ours, label, row[label])) for label in labels]
+    marks = tuple(footnotes.mark(text) for text in flags)
+    cells += [Cell(ours.experiment, marks), Cell(str(len(ours.used)) if ours.used else DASH)]
+    for column in columns:
+        value, change = ours.value(column), difference(ours, base, column)
+        text, own_marks = DASH if value is None else _format(value, column), []
+        if change is not None and ours is not base:
+            text += f" ({_signed(change, column.digits)})"
+        if value is not None and value.n != len(ours.used):
+            own_marks.append(footnotes.mark(f"{column.title} of {value.n} of the {len(ours.used)} runs"))
+        if value is not None and ours.lacks(column):
+            own_marks.append(
+                footnotes.mark(f"{column.title} without {column.plus}, which runs of an older version lack")
+            )
+        cells.append(Cell(text, tuple(own_marks)))
+    return tuple(cells)
+
+
+def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
+    """A row's mean less the baseline's; None where either is missing or they do not compare.
+
+    They compare where the data are the same and, for what a clock measured, the devices too.
+    """
+    value, reference = ours.value(column), base.value(column)
+    if value is None or reference is None or ours.lacks(column) != base.lacks(column):
+        return None
+    fingerprints, devices = (
+        {getattr(run, key) for run in (*ours.used, *base.used)} for key in ("fingerprints", "devices")
+    )
+    if len(fingerprints) > 1 or (column.is_clocked and len(devices) > 1):
+        return None
+    return value.mean - reference.mean
+
+
+def _published_line(
+    row: Mapping[str, Any], base: Mapping[str, Any], columns: Sequence[Column], labels: Sequence[str]
+) -> tuple[Cell, ...]:
+    cells = [*(Cell(_label(row[label])) for label in labels), Cell("paper"), Cell("")]
+    for column in columns:
+        value, reference = row.get(column.published or ""), base.get(column.published or "")
+        digits = column.published_digits
+        text = DASH if value is None else f"{value:.{digits}f}"
+        if value is not None and reference is not None and row is not base:
+            text += f" ({_signed(value - reference, digits)})"
+        cells.append(Cell(text if column.published else ""))
+    return tuple(cells)
+
+
+def _records(
+    about: Mapping[str, object],
+    columns: Sequence[Column],
+    ours: OurRow | None,
+    base: OurRow,
+    row: Mapping[str, Any],
+    base_row: Mapping[str, Any],
+    flags: Sequence[str],
+) -> list[dict[str, object]]:
+    """One for each number of a row, at full precision; ``ours`` is None for a row that the paper alone has."""
+    records = []
+    for column in columns:
+        value = ours.value(column) if ours else None
+        published, base_published = row.get(column.published or ""), base_row.get(column.published or "")
+        records.append(
+            {
+                **about,
+                "metric": column.title,
+                "mean": value.mean if value else None,
+                "std": value.std if value else None,
+                "n": value.n if value else 0,
+                "difference": difference(ours, base, column) if ours else None,
+                "published": published,
+                "published_difference": round(published - base_published, 6)
+                if published is not None and base_published is not None
+                else None,
+                "baseline": base.experiment,
+                "command": ours.command if ours and not ours.used else None,
+                "flags": "; ".join(flags),
+            }
+        )
+    return records
+
+
+def _flags(ours: OurRow, reference: tuple[str | None, str | None] | None) -> list[str]:
+    flags = list(ours.flags)
+    for run in ours.used:
+        if run.fingerprints != reference:
+            differs = [
+                name for name, a, b in zip(("training", "validation"), run.fingerprints, reference or (), strict=True)
+                if a != b
+            ]  # fmt: skip
+            flags.append(
+                f"{run.run_id} has other {' and '.join(differs)} data than the table's baseline row or most of it"
+            )
+    if not ours.used:
+        flags.append(f"no finished run; train it with `{ours.command}`")
+    return flags
+
+
+def _reference_data(own: Mapping[str, OurRow], baseline: str) -> tuple[str | None, str | None] | None:
+    """The data of the baseline row, without one those of most runs."""
+    runs = own[baseline].used or [run for row in own.values() for run in row.used]
+    counts = Counter(run.fingerprints for run in runs)
+    return min(counts, key=lambda prints: (-counts[prints], str(prints)), default=None)
+
+
+def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[Column], recipe: str) -> tuple[str, ...]:
+    used = {run.run_id: run for row in own.values() for run in row.used}.values()
+    remarks = [
+        f"Recipe {recipe}. AP in percent; mean ± sample standard deviation over n seeds, in brackets the difference "
+        f"to the row {baseline}; below each row what the paper reports for COCO val2017."
+    ]
+    if used:
+        data = _listed({f"{run.data_name} {(run.fingerprints[1] or 'unknown')[:8]}" for run in used})
+        sizes = _listed({str(run.num_val_images) for run in used if run.num_val_images is not None})
+        shas = _listed({sha[:8] for run in used for sha in run.shas}) or "unknown"
+        devices = _listed({device for run in used for device in run.devices}) or "unknown"
+        remarks.append(f"Validation data {data} ({sizes or 'unknown'} images); code {shas}; trained on {devices}.")
+        if not own[baseline].used:
+            remarks.append(f"No differences of ours: the row {baseline} has no finished run.")
+        if any(c.title == "FPS" and all(row.value(c) is None for row in own.values()) for c in columns):
+            remarks.append("None of these runs has a measured FPS.")
+        if any(c.is_clocked for c in columns):
+            remarks.append(
+                "FPS: of the device named, one validation image at a time, warm, without reading and resizing it. "
+                "Training h: wall time over all resumes, evaluations during training included. GFLOPs: forward pass of "
+                "one image, 2 x multiply-adds. Costs of different devices have no difference."
+            )
+    return tuple(remarks)
+
+
+def _listed(values: set[str]) -> str:
+    return ", ".join(sorted(values))
+
+
+def _our_label(ours: OurRow, label: str, published: Any) -> str:
+    """What our runs are, where their scale may change it; otherwise the row is what the paper's is."""
+    if label not in ("stages", "proposals", "epochs"):
+        return _label(published)
+    values = [run.epoch if label == "epochs" else run.axes.get(label) for run in ours.used]
+    return "/".join(f"{value:.4g}" for value in sorted({value for value in values if value is not None})) or DASH
+
+
+def _label(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _format(value: Value, column: Column) -> str:
+    spread = "" if value.std is None or column.is_counted else f" ± {value.std:.{column.digits}f}"
+    return f"{value.mean:.{column.digits}f}{spread}"
+
+
+def _signed(difference: float, digits: int) -> str:
+    return f"{round(difference, digits) + 0.0:+.{digits}f}"

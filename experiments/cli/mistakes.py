@@ -1,0 +1,117 @@
+"""A user's mistake ends a command as one line."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from hydra.errors import (
+    CompactHydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from sparse_rcnn.errors import UserError
+
+TRACEBACK_VARIABLE = "SPARSE_RCNN_TRACEBACK"
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+T = TypeVar("T")
+
+
+def run_cli(function: Callable[[], T]) -> T:
+    """Call `function` as a command line: a user's mistake is one line on stderr and exit code 1."""
+    with one_line_errors():
+        return function()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End a user's mistake as one line `error: ...` on stderr and exit code 1 (2: unreadable command line).
+
+    Mistakes are `UserError`, what Hydra and OmegaConf say of a config, a full or read-only disk, and Ctrl-C.
+    Other exceptions are faults of the program and keep their traceback; with SPARSE_RCNN_TRACEBACK=1 all do.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        message = describe_mistake(error)
+        if message is None or os.environ.get(TRACEBACK_VARIABLE) == "1":
+            raise
+        sys.stdout.flush()
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2 if isinstance(error, OverrideParseException) else 1)
+
+
+def describe_mistake(error: BaseException) -> str | None:
+    """The one line for a user's mistake, or None for a fault of the program."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, UserError):
+        return _one_line(_with_key(str(error), error))
+    if isinstance(error, OverrideParseException):
+        reason = error.message.split("See https")[0].strip().splitlines()[-1:]
+        return _one_line(f"cannot read the command line at {error.override!r}: {''.join(reason)}")
+    if isinstance(error, MissingConfigException):
+        return _describe_missing_config(error)
+    cause = error.__cause__
+    if isinstance(error, InstantiationException):
+        # 1.3 wraps what a constructor raises; a ValueError is how it refuses a value.
+        if isinstance(cause, ValueError):
+            return _one_line(_with_key(str(cause), error))
+        return _one_line(str(error)) if cause is None else None
+    if isinstance(error, CompactHydraException):
+        return _describe_omegaconf(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(str(error))
+    if isinstance(error, OmegaConfBaseException):
+        # In a job, asking a config for a key that it lacks is the program's fault.
+        is_lookup = isinstance(error, (ConfigKeyError, ConfigAttributeError))
+        return None if is_lookup else _describe_omegaconf(error)
+    if isinstance(error, ValueError) and _full_key(error):  # 1.4 notes the key on what a constructor raises
+        return _one_line(_with_key(str(error), error))
+    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        return _one_line(f"{error.filename or 'writing a file'}: {error.strerror}")
+    return None
+
+
+def _describe_missing_config(error: MissingConfigException) -> str:
+    if not error.missing_cfg_file or not error.options:
+        return _one_line(str(error).split("Config search path")[0])
+    group, _, option = error.missing_cfg_file.rpartition("/")
+    close = difflib.get_close_matches(option, error.options, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{group}: there is no option {option!r}{hint} (available: {', '.join(error.options)})"
+
+
+def _describe_omegaconf(error: OmegaConfBaseException) -> str:
+    key = str(error.full_key or "")
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)) and OmegaConf.is_dict(error.parent_node):
+        accepted = [str(name) for name in error.parent_node if name != "hydra"]
+        close = difflib.get_close_matches(str(error.key), accepted, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return _one_line(f"{key}: unknown key{hint} (accepted: {', '.join(accepted) or 'nothing'})")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _one_line(f"{key}: {lines[0]}" if key else lines[0])
+
+
+def _with_key(message: str, error: BaseException) -> str:
+    key = _full_key(error)
+    return f"{key}: {message}" if key and not message.startswith(key) else message
+
+
+def _full_key(error: BaseException) -> str:
+    """The config key that Hydra gives with an error: in the message (1.3) or as a note (1.4)."""
+    lines = [*str(error).splitlines(), *getattr(error, "__notes__", ())]
+    keys = [line.split(":", 1)[1].strip() for line in lines if line.strip().startswith("full_key:")]
+    return keys[-1] if keys else ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

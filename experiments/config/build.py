@@ -1,0 +1,184 @@
+"""From the checked configuration to objects: the one place that calls ``instantiate``."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import nn
+
+from experiments.cli.naming import naming
+from experiments.config.targets import ConfigError
+from experiments.config.validation import instantiate_options
+from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.ema import MovingAverage
+from sparse_rcnn.errors import UserError
+from sparse_rcnn.losses import SetCriterion
+from sparse_rcnn.optim import parameter_groups, scale_lr
+from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
+from sparse_rcnn.runlog import Writer
+from sparse_rcnn.schedule import WarmupMultiStep
+from sparse_rcnn.weights import ModelCard, load_tensors, read_weights
+
+Config = dict[str, Any]
+
+
+def build(config: Config, path: str, **injected: Any) -> Any:
+    """Instantiate the node at a dotted path.
+
+    Raises:
+        ConfigError: the constructor refuses a value; names the node.
+    """
+    node: Any = config
+    for key in path.split("."):
+        node = node[key]
+    try:
+        return instantiate(copy.deepcopy(node), _convert_="all", **instantiate_options(node), **injected)
+    except Exception as error:  # what a constructor raises: 1.3 wraps it and says the key, 1.4 notes that on it
+        lines = str(error).splitlines()
+        inner = [
+            line.split(":", 1)[1].strip()
+            for line in (*lines, *getattr(error, "__notes__", ()))
+            if line.startswith("full_key:")
+        ]
+        reason = (error.__cause__ or lines[0]) if isinstance(error, InstantiationException) else error
+        raise ConfigError(f"{'.'.join([path, *inner])}: {reason}") from error
+
+
+def dry_build(config: Config) -> None:
+    """Build everything that needs no data, the model on the meta device, so that bad values fail before data load."""
+    trial = with_num_classes(config, 1)
+    with torch.device("meta"):
+        model = build(trial, "model")
+    build_criterion(trial)
+    build_optimizer(trial, model)
+    build(trial, "schedule")
+    build_writers(trial, Path(trial["runs_root"]), "")
+    build(trial, "input.train")
+    build(trial, "input.eval")
+    if trial["data"]["generator"] is not None:
+        build(trial, "data.generator")
+    detector = trial["weights"]["detector"]
+    if detector is not None and not Path(detector).is_file():
+        raise ConfigError(f"weights.detector: there is no file {detector}")
+    if trial["weights"]["backbone"] is not None:
+        _backbone_weights(trial, model)
+
+
+def check_batch_size(config: Config, world_size: int) -> None:
+    """Refuse a global batch that the processes and their micro-batches cannot share evenly."""
+    train = config["train"]
+    parts = world_size * train["num_micro_batches"]
+    if train["batch_size"] % parts:
+        raise ConfigError(
+            f"train.batch_size: {train['batch_size']} is not a multiple of {parts}, the number of processes "
+            f"({world_size}) times train.num_micro_batches ({train['num_micro_batches']})"
+        )
+
+
+def with_num_classes(config: Config, num_classes: int) -> Config:
+    """The configuration completed by the one value that only the data set knows."""
+    stage = {**config["model"]["stage"], "num_classes": num_classes}
+    return {
+        **config,
+        "data": {**config["data"], "num_classes": num_classes},
+        "model": {**config["model"], "stage": stage},
+    }
+
+
+def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
+    """Training and validation images, which have to have the same categories."""
+    data = config["data"]
+    sets = [
+        CocoDetection(
+            annotations=data[split]["annotations"],
+            images=data[split]["images"],
+            transforms=build(config, f"input.{transform}"),
+            drop_degenerate_boxes=data["drop_degenerate_boxes"],
+            seed=config["seed"],
+            max_images=data[split]["max_images"],
+            cache_images=data["cache_images"],
+        )
+        for split, transform in (("train", "train"), ("val", "eval"))
+    ]
+    train, val = sets
+    if [(c["id"], c["name"]) for c in train.categories] != [(c["id"], c["name"]) for c in val.categories]:
+        raise UserError(
+            f"{data['train']['annotations']} and {data['val']['annotations']} have different categories; a detector "
+            "can only be validated on the classes it is trained on"
+        )
+    if data["num_classes"] not in (None, train.num_classes):
+        raise UserError(
+            f"data.num_classes is {data['num_classes']}, {data['train']['annotations']} has {train.num_classes} "
+            "categories; set data.num_classes=null to take the file's"
+        )
+    return train, val
+
+
+def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
+    """The detector with its card and, where asked for, pretrained weights."""
+    model: SparseRCNN = build(config, "model")
+    evaluation = config["input"]["eval"]
+    model.card = ModelCard(
+        architecture=config["model"],
+        categories=[{"id": c["id"], "name": c["name"]} for c in dataset.categories],
+        short_side=evaluation["short_side"],
+        max_long_side=evaluation["max_long_side"],
+    )
+    model.activation_checkpointing = config["train"]["activation_checkpointing"]
+    weights = config["weights"]
+    if weights["backbone"] is not None:
+        load_backbone_weights(model.backbone.bottom_up, _backbone_weights(config, model))
+    if weights["detector"] is not None:
+        load_tensors(model, read_weights(weights["detector"])[0], f"weights.detector={weights['detector']}")
+    return model
+
+
+def _backbone_weights(config: Config, model: SparseRCNN) -> Path:
+    with naming("weights.backbone"):
+        return locate_backbone_weights(model.backbone.bottom_up, config["weights"]["backbone"])
+
+
+def build_criterion(config: Config) -> SetCriterion:
+    criterion: SetCriterion = build(config, "criterion")
+    return criterion
+
+
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    train, optim = config["train"], config["optim"]
+    lr = scale_lr(optim["lr"], train["lr_scaling"], train["batch_size"], train["reference_batch_size"])
+    make = build(config, "optim")
+    try:
+        return make(parameter_groups(model, lr, train["backbone_lr_multiplier"]))
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"optim: {error}") from error
+
+
+def build_schedule(config: Config) -> WarmupMultiStep:
+    schedule: WarmupMultiStep = build(config, "schedule")
+    return schedule
+
+
+def build_ema(config: Config, model: nn.Module) -> MovingAverage | None:
+    decay = config["train"]["ema_decay"]
+    return None if decay is None else MovingAverage(model, decay)
+
+
+def build_writers(config: Config, run_path: Path, run_id: str) -> list[Writer]:
+    """The writers of ``log.writers``; each gets the run's directory, id and configuration.
+
+    Building one starts nothing: it begins with its ``started``.
+    """
+    writers = []
+    for name in config["log"]["writers"]:
+        make = build(config, f"log.writers.{name}", _partial_=True)  # Hydra would instantiate what is in a config
+        try:
+            writers.append(make(run_path=run_path, run_id=run_id, config=config))
+        except ValueError as error:
+            raise ConfigError(f"log.writers.{name}: {error}") from error
+    return writers

@@ -1,0 +1,181 @@
+"""The strict part of the configuration: every key without a ``_target_``, with its type and range.
+
+No defaults: YAML is their only home. Nodes with a ``_target_`` are ``Any`` here; they are checked against the
+constructor's signature (``experiments.config.targets``).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+def _at_least(low: float, **values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass
+class TrainConfig:
+    """The loop. ``batch_size`` is global: whatever the number of processes and micro-batches, the step is the same."""
+
+    batch_size: int = MISSING
+    reference_batch_size: int = MISSING  # of which optim.lr is the rate
+    lr_scaling: str = MISSING  # none | sqrt | linear in batch_size / reference_batch_size
+    backbone_lr_multiplier: float = MISSING
+    clip_norm: float | None = MISSING  # of the gradient of the whole model; null: no clipping
+    ema_decay: float | None = MISSING  # null: no moving average; else it is what gets evaluated and saved
+    precision: str = MISSING  # fp32 | bf16 (matching and losses stay float32)
+    device: str = MISSING  # auto | cpu | cuda
+    num_micro_batches: int = MISSING  # gradient accumulation, per process
+    channels_last: bool = MISSING
+    activation_checkpointing: bool = MISSING  # recompute each stage backwards: less memory, same numbers
+    log_every: int = MISSING  # steps
+    checkpoint_every: int | None = MISSING  # steps; null: only at the end and on a stop request
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size, reference_batch_size=self.reference_batch_size)
+        _at_least(1, num_micro_batches=self.num_micro_batches, log_every=self.log_every)
+        _at_least(1, checkpoint_every=self.checkpoint_every)
+        _at_least(0, backbone_lr_multiplier=self.backbone_lr_multiplier)
+        _one_of("lr_scaling", self.lr_scaling, ("none", "sqrt", "linear"))
+        _one_of("precision", self.precision, ("fp32", "bf16"))
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be within 0 and 1 (excluded) or null, got {self.ema_decay}")
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation during training and at its end."""
+
+    every_epochs: int | None = MISSING  # null: only at the end
+    batch_size: int = MISSING  # per process
+    backend: str = MISSING  # hotcoco | pycocotools, for evaluations during training; the last one is pycocotools'
+    num_pictures: int = MISSING  # validation images drawn in detections.png and kept as views
+    picture_score_threshold: float = MISSING  # of the picture alone: the evaluation has none
+
+    def __post_init__(self) -> None:
+        _at_least(1, every_epochs=self.every_epochs, batch_size=self.batch_size)
+        _at_least(0, num_pictures=self.num_pictures, picture_score_threshold=self.picture_score_threshold)
+        _one_of("backend", self.backend, ("hotcoco", "pycocotools"))
+
+
+@dataclass
+class SplitConfig:
+    annotations: str = MISSING  # COCO instances JSON
+    images: str = MISSING  # folder that file_name is relative to
+    max_images: int | None = MISSING  # only the first so many, by id
+
+    def __post_init__(self) -> None:
+        _at_least(1, max_images=self.max_images)
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    root: str | None = MISSING
+    num_classes: int | None = MISSING  # null: as many as the annotation file has categories
+    drop_degenerate_boxes: bool = MISSING  # boxes without area: drop them with a warning, or refuse the file
+    num_workers: int = MISSING  # loader processes per training process; results do not depend on it
+    cache_images: bool = MISSING  # decoded images stay in memory, once per loader process
+    generator: Any = MISSING  # makes the data in root, if it is not there
+    train: SplitConfig = MISSING
+    val: SplitConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_classes=self.num_classes)
+        _at_least(0, num_workers=self.num_workers)
+
+
+@dataclass
+class CropScaleConfig:
+    """The paper's random crop in the scale of an input; read by ``crop=random``."""
+
+    short_sides: list[int] = MISSING
+    min_size: int = MISSING
+    max_size: int = MISSING
+
+
+@dataclass
+class InputConfig:
+    """Transforms of the images: ``train`` random, ``eval`` fixed."""
+
+    train: Any = MISSING
+    eval: Any = MISSING
+    crop_scale: CropScaleConfig = MISSING
+
+
+@dataclass
+class ScaleConfig:
+    """What the paper's sizes are in a recipe; everything that has one reads it here."""
+
+    dim_feedforward: int = MISSING
+    dim_dynamic: int = MISSING
+    dim_fc: int = MISSING
+    small_widths: list[int] = MISSING  # channels of backbone=small
+    num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
+
+
+@dataclass
+class WeightsConfig:
+    backbone: str | None = MISSING  # torchvision's name of weights, or a file
+    detector: str | None = MISSING  # a weights file of this project to start from
+
+    def __post_init__(self) -> None:
+        if self.backbone is not None and self.detector is not None:
+            raise ValueError("backbone and detector are both set; a detector brings its backbone: set backbone=null")
+
+
+@dataclass
+class LogConfig:
+    progress: bool = MISSING  # a bar with loss, lr, img/s and the time left
+    writers: Any = MISSING  # name to a node with a _target_, see sparse_rcnn.runlog.Writer
+
+
+@dataclass
+class Config:
+    """Everything a run is made of."""
+
+    experiment_name: str = MISSING
+    recipe_name: str = MISSING
+    seed: int = MISSING
+    runs_root: str = MISSING
+    num_stages: int = MISSING
+    num_proposals: int = MISSING
+    hidden_dim: int = MISSING
+    dropout: float = MISSING
+    scale: ScaleConfig = MISSING
+    model: Any = MISSING
+    criterion: Any = MISSING
+    optim: Any = MISSING
+    schedule: Any = MISSING
+    train: TrainConfig = MISSING
+    eval: EvalConfig = MISSING
+    data: DataConfig = MISSING
+    input: InputConfig = MISSING
+    weights: WeightsConfig = MISSING
+    log: LogConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _at_least(0, seed=self.seed)
+        _at_least(1, num_stages=self.num_stages, num_proposals=self.num_proposals, hidden_dim=self.hidden_dim)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be within 0 (included) and 1 (excluded), got {self.dropout}")
+
+
+@functools.cache  # Hydra 1.4 warns where a name is stored twice
+def register() -> None:
+    """Make the schema known to Hydra under the name that conf/train.yaml lists first."""
+    ConfigStore.instance().store(name="schema", node=Config)

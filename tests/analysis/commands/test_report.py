@@ -1,0 +1,170 @@
+"""Figure 1 and the report of a suite."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis.commands.report import Comments, read_comments
+from analysis.figures.convergence import COLOURS, curves, published_points
+from analysis.summaries import load_summaries
+from analysis.tables.formats import DASH
+from sparse_rcnn.errors import UserError
+from tests.support.coco_numbers import random_coco
+from tests.support.commands import run_command
+from tests.support.runs import edit_meta, make_evaluated_run, make_run
+
+
+def test_curves_are_means_over_seeds_of_the_evaluations(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", 0, evaluations={1.0: 0.1, 10.0: 0.5})
+    make_run(tmp_path, "baseline", 1, evaluations={1.0: 0.2, 10.0: 0.7, 5.5: 0.4})
+    make_run(tmp_path, "baseline", 2, state="running", evaluations={1.0: 0.9})
+    (found,) = curves(load_summaries([tmp_path]), "mini")
+    assert (found.name, found.epochs, found.n) == ("baseline", (1.0, 5.5, 10.0), 2)
+    assert found.mean == pytest.approx((15, 40, 60))
+    assert found.low == pytest.approx((10, 40, 50))
+    assert found.high == pytest.approx((20, 40, 70))
+
+
+def test_which_rows_are_drawn(tmp_path: Path) -> None:
+    make_run(tmp_path, "baseline", evaluations={1.0: 0.1})
+    make_run(tmp_path, "stages_6", evaluations={1.0: 0.1})
+    make_run(tmp_path, "backbone_resnet101", evaluations={})
+    summaries = load_summaries([tmp_path])
+    assert [curve.name for curve in curves(summaries, "mini")] == ["baseline"]
+    assert [curve.name for curve in curves(summaries, "mini", ["stages_6", "baseline"])] == ["stages_6", "baseline"]
+    with pytest.raises(
+        UserError, match="stages_12 has no finished run of recipe mini: leave it out of --experiments or train it"
+    ):
+        curves(summaries, "mini", ["baseline", "stages_12"])
+    with pytest.raises(UserError, match=r"none of backbone_resnet101 has .* with evaluations: name other rows"):
+        curves(summaries, "mini", ["backbone_resnet101"])
+
+
+def test_published_points_are_table_1s() -> None:
+    points = published_points()
+    assert points["DETR R50"] == (500, 42.0)
+    assert points["Sparse R-CNN R50"] == (36, 42.3)
+    assert list(points) == ["RetinaNet R50", "Faster R-CNN R50", "DETR R50", "Sparse R-CNN R50"]
+
+
+def colours(path: Path) -> set[tuple[int, ...]]:
+    return {tuple(pixel) for pixel in np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).tolist()}
+
+
+def test_the_figure_is_drawn_and_repeatable(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    make_run(runs, "baseline", 0, evaluations={1.0: 0.1, 10.0: 0.5})
+    path = make_run(runs, "num_proposals_300_crop", 0, evaluations={1.0: 0.2, 10.0: 0.6})
+    contents = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        assert run_command("figures", ["--runs", str(runs), "--out", str(out)]) == 0
+        contents.append([(out / f"figure1.{suffix}").read_bytes() for suffix in ("png", "pdf")])
+    assert contents[0] == contents[1]
+    assert contents[0][1].startswith(b"%PDF")
+    drawn = colours(tmp_path / "a" / "figure1.png")
+    rgb = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in COLOURS]
+    assert set(rgb[:2]) <= drawn
+    assert not set(rgb[2:]) & drawn
+    # COCO's numbers stand beside runs on COCO alone.
+    for run in (path, next((runs / "baseline").iterdir())):
+        data = json.loads((run / "meta.json").read_text())["data"]
+        edit_meta(run, data=data | {"name": "coco"})
+    assert run_command("figures", ["--runs", str(runs), "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "c" / "figure1.png").read_bytes() != contents[0][0]
+
+
+def make_suite(root: Path) -> None:
+    coco, found = random_coco(0)
+    rng = np.random.default_rng(1)
+    for experiment, share in (("baseline", 1.0), ("head_attention", 0.5), ("stages_6", 0.8)):
+        for seed in range(2):
+            kept = [record for record in found if rng.random() < share - 0.05 * seed]
+            make_evaluated_run(root, experiment, coco, kept, seed, stages=[found, kept], evaluations={10.0: 0.4})
+
+
+def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_suite(tmp_path / "runs")
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "comments.md").write_text("Not taken.\n\n## table8\nAs the paper says.\n\nTwice.\n## order\nSo so.\n")
+    arguments = ["--runs", str(tmp_path / "runs"), "--recipe", "mini", "--out", str(out), "--resamples", "20"]
+    assert run_command("report", arguments) == 0
+    assert capsys.readouterr().out == f"{out / 'README.md'}\n"
+    page = (out / "README.md").read_text()
+    numbers = re.search(r"^Numbers `([0-9a-f]{12})`\.$", page, re.MULTILINE)
+    assert numbers is not None
+    assert f"| stages_12 | 41.6 | {DASH} | python -m experiments.train experiment=stages_12 recipe=paper |" in page
+    assert "3 of the 20 rows have finished runs, 6 runs in all; missing: " in page
+    headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
+    assert [heading.split(":")[0] for heading in headings[3:12]] == [f"Table {number}" for number in range(1, 10)]
+    eight = page[page.index("## Table 8:") : page.index("## Table 9:")]
+    assert "### Differences to baseline, tested" in eight
+    assert re.search(r"\| head_attention \| 2 \| \d+\.\d\d \| -\d+\.\d\d \|", eight)
+    assert eight.rstrip().endswith("As the paper says.\n\nTwice.")
+    seven = page[page.index("## Table 7:") : page.index("## Table 8:")]
+    assert "tested" not in seven, "its baseline row is alone there"
+    assert "So so." in page[page.index("## Does") : page.index("## Table 1")]
+    assert "Not taken" not in page
+    assert "![AP over epochs](figure1.png)" in page
+    assert "evaluated once, at their end" in page
+    assert "### Duplicates by stage: baseline" in page
+    assert {path.name for path in out.iterdir()} == {"README.md", "comments.md", "figure1.png", "figure1.pdf"}
+    assert run_command("report", arguments) == 0
+    assert (out / "README.md").read_text() == page, "the same runs, the same page"
+    with (out / "comments.md").open("r+") as file:
+        text = file.read()
+        file.seek(0)
+        file.write(f"<!-- written for numbers {numbers[1]} -->\n{text}")
+    assert run_command("report", arguments) == 0
+    assert (out / "README.md").read_text() == page, "the prose fits"
+    make_run(tmp_path / "runs", "dropout_0_1", ap=0.123)
+    assert run_command("report", arguments) == 0
+    page = (out / "README.md").read_text()
+    assert f"The prose was written for `{numbers[1]}`: it may not fit these numbers." in page
+    assert "| dropout_0_1 | 1 | 12.3 | trained or evaluated on other data |" in page
+
+
+def test_one_row_that_cannot_be_tested_leaves_the_others(tmp_path: Path) -> None:
+    make_suite(tmp_path / "runs")
+    make_run(tmp_path / "runs", "stages_1", ap=0.2)
+    for meta in (tmp_path / "runs" / "stages_1").glob("*/meta.json"):
+        data = json.loads(next((tmp_path / "runs" / "baseline").glob("*/meta.json")).read_text())["data"]
+        edit_meta(meta.parent, data=data)
+    make_run(tmp_path / "runs", "stages_12", ap=0.2, val="ef" * 32)
+    arguments = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "20"]
+    assert run_command("report", arguments) == 0
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "stages_12 (trained or evaluated on other data), stages_1 (a run has no detections.json)." in page
+    assert "### Differences to baseline, tested" in page
+
+
+def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "baseline", ap=0.5)
+    make_run(tmp_path / "runs", "head_attention", ap=0.4)
+    arguments = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert run_command("report", arguments) == 0
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "No tests of differences: fewer than two rows have finished runs to test." in page
+    assert "head_attention (a run has no detections.json)" in page
+    assert "No breakdown: the validation annotations of" in page
+    assert "No figure: none of baseline" in page
+    assert "| head_attention | 1 | 40.0 (-10.0) |" in page
+
+
+def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "comments.md"
+    assert read_comments(path) == Comments({}, None)
+    path.write_text("## tabel8\nx\n")
+    with pytest.raises(UserError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
+        read_comments(path)
+    path.write_text("## table8\nx\n## table8\ny\n")
+    with pytest.raises(UserError, match="has the section 'table8' twice: join them"):
+        read_comments(path)
+    path.write_text("## table8\nx\n\n### Below\ny\n## errors\n")
+    assert read_comments(path) == Comments({"table8": "x\n\n### Below\ny", "errors": ""}, None)
