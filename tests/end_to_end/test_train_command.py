@@ -46,11 +46,11 @@ def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str
     assert files == [
         *(f"checkpoints/step_0000000{s}/{f}" for s in (4, 6) for f in ("model.safetensors", "training_state.pt")),
         "config.json",
-        "experiments.json",
         "detections.json",
         "detections.png",
         "eval/step_00000004.json",
         "eval/step_00000006.json",
+        "experiments.json",
         "lock",
         "meta.json",
         "metrics.jsonl",
