@@ -135,9 +135,11 @@ def logging() -> dict[str, Callable[[], Any]]:
         "log=none, again": [jsonl],
         "log=wandb": [jsonl, wandb_writer],
     }
-    return {
-        name: lambda writers=writers: training.train_to(training.step + 50, writers) for name, writers in sides.items()
-    }
+
+    def train(writers: list[Writer]) -> None:
+        training.train_to(training.step + 50, writers)
+
+    return {name: partial(train, writers) for name, writers in sides.items()}
 
 
 BENCHMARKS: dict[str, Callable[[], dict[str, Callable[[], Any]]]] = {

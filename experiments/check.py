@@ -46,7 +46,7 @@ hydra_plugins.register()
 
 
 @dataclass
-class Row:
+class CheckedRow:
     """One row under one recipe.
 
     Attributes:
@@ -115,7 +115,7 @@ def _check(args: argparse.Namespace, conf_dir: Path) -> None:
 
 def check_rows(
     recipe: str, overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR, with_cost: bool = True
-) -> list[Row]:
+) -> list[CheckedRow]:
     """Every row under a recipe, the baseline first; without cost they are composed and validated only.
 
     Raises:
@@ -124,9 +124,9 @@ def check_rows(
     names = sorted(path.stem for path in (conf_dir / "experiment").glob("*.yaml"))
     if BASELINE not in names:
         raise UserError(f"{conf_dir / 'experiment'}: there is no {BASELINE}.yaml to compare the rows with")
-    rows: list[Row] = []
+    rows: list[CheckedRow] = []
     for name in [BASELINE, *(name for name in names if name != BASELINE)]:
-        row = Row(name)
+        row = CheckedRow(name)
         try:
             config = compose_row(recipe, name, overrides, conf_dir)
             row.cost = _built_cost(config) if with_cost else None
@@ -143,7 +143,7 @@ def check_rows(
     return rows
 
 
-def print_rows(rows: Sequence[Row], recipe: str, sustained_tflops: float, markdown: bool) -> None:
+def print_rows(rows: Sequence[CheckedRow], recipe: str, sustained_tflops: float, markdown: bool) -> None:
     """Print the matrix of one recipe and what its numbers mean; the first row is the baseline."""
     from rich.console import Console
     from rich.table import Table
@@ -168,7 +168,7 @@ def print_rows(rows: Sequence[Row], recipe: str, sustained_tflops: float, markdo
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
 
 
-def _cells(row: Row, sustained_tflops: float) -> tuple[str, ...]:
+def _cells(row: CheckedRow, sustained_tflops: float) -> tuple[str, ...]:
     """The texts of one row, in the order of the columns; changes are one to a line."""
     if row.cost is None:
         return row.name, f"ERROR {row.error}", "-", "-", "-", "-"

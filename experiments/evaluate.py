@@ -152,16 +152,21 @@ def run_detector(
     from tqdm import tqdm
 
     from sparse_rcnn.allocator import keep_freed_memory
+    from sparse_rcnn.data.batching import EvalBatchSampler
     from sparse_rcnn.data.loading import eval_batches
     from sparse_rcnn.dataset_detection import detect
 
     if world.device.type == "cpu":
         keep_freed_memory()
-    model.to(world.device, memory_format=torch.channels_last if job.channels_last else torch.contiguous_format)
+    model.to(world.device)
+    model.to(memory_format=torch.channels_last if job.channels_last else torch.contiguous_format)
     batches = eval_batches(dataset, job.batch_size, job.num_workers, world)
-    total = len(batches.batch_sampler.indices)
+    sampler = batches.batch_sampler
+    assert isinstance(sampler, EvalBatchSampler)
+    total = len(sampler.indices)
+    assert model.card is not None
+    category_ids = model.card.category_ids
     with tqdm(total=total, desc="detect", unit="img", disable=None if world.is_main else True) as bar:
-        category_ids = model.card.category_ids
         last_only = not args.all_stages
         return detect(model, batches, category_ids, world, job.precision, bar.update, last_only)
 
@@ -173,9 +178,12 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         UserError: weights alone and no data set.
     """
     own = args.annotations is None
-    if own and config is None:
-        raise UserError(f"{args.path} is no run directory, so it has no data: give --annotations and --images")
-    data = config["data"]["val"] if own else {"annotations": args.annotations, "images": args.images}
+    if config is not None and own:
+        data = config["data"]["val"]
+    elif own:
+        raise UserError(f"{args.path} is not a run directory, so it has no data: give --annotations and --images")
+    else:
+        data = {"annotations": args.annotations, "images": args.images}
     batch_size = config["eval"]["batch_size"] if config else 8
     num_workers = config["data"]["num_workers"] if config else 2
     return Job(

@@ -14,6 +14,7 @@ from torch import nn
 from experiments.cli.naming import naming
 from experiments.config.targets import ConfigError
 from experiments.config.validation import instantiate_options
+from sparse_rcnn.backbone import ResNet
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.ema import MovingAverage
@@ -133,15 +134,23 @@ def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
     model.activation_checkpointing = config["train"]["activation_checkpointing"]
     weights = config["weights"]
     if weights["backbone"] is not None:
-        load_backbone_weights(model.backbone.bottom_up, _backbone_weights(config, model))
+        bottom_up = _bottom_up(model)
+        assert isinstance(bottom_up, ResNet)  # no other one has weights to be located
+        load_backbone_weights(bottom_up, _backbone_weights(config, model))
     if weights["detector"] is not None:
         load_tensors(model, read_weights(weights["detector"])[0], f"weights.detector={weights['detector']}")
     return model
 
 
+def _bottom_up(model: SparseRCNN) -> nn.Module:
+    bottom_up = model.backbone.bottom_up
+    assert isinstance(bottom_up, nn.Module)
+    return bottom_up
+
+
 def _backbone_weights(config: Config, model: SparseRCNN) -> Path:
     with naming("weights.backbone"):
-        return locate_backbone_weights(model.backbone.bottom_up, config["weights"]["backbone"])
+        return locate_backbone_weights(_bottom_up(model), config["weights"]["backbone"])
 
 
 def build_criterion(config: Config) -> SetCriterion:

@@ -108,7 +108,7 @@ def fill_missing(node: DictConfig) -> bool:
     from omegaconf import OmegaConf
 
     filled = False
-    for key in node:
+    for key in map(str, node):
         if OmegaConf.is_missing(node, key):
             node[key] = STAND_IN
             filled = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> tuple[int, int]
     Counted are matrix products, convolutions and attention, and apart from them RoI pooling; elementwise operations
     and norms are not.
     """
-    pooler = model.roi_pooler
+    pooler: Any = model.roi_pooler
     counted = _CountedPooling(pooler.output_size, pooler.sampling_ratio)
     model.roi_pooler = counted
     images = torch.empty(1, 3, *size_hw, device="meta")

@@ -18,12 +18,12 @@ def print_summary(path: Path) -> None:
     """A short table of a finished run, its directory and its picture."""
     run = Run(path)
     results = run.results
+    assert results is not None, "not finished"
     table = Table(title=f"{run.meta['experiment']} ({run.meta['recipe']}), seed {run.meta['seed']}")
     table.add_column("output")
     for name in (*COLUMNS, "time"):
         table.add_column(name, justify="right")
-    num_stages = sum(key.startswith("val/stage_") and key.endswith("/AP") for key in results)
-    for s in range(num_stages - 1):
+    for s in metric_keys.stages_in(results)[:-1]:
         table.add_row(f"stage {s}", *(percent(results[metric_keys.stage(s, c)]) for c in COLUMNS), "", style="dim")
     elapsed = time.strftime("%H:%M:%S", time.gmtime(results[metric_keys.TRAIN_SECONDS]))
     table.add_row("detector", *(percent(results[metric_keys.bbox(c)]) for c in COLUMNS), elapsed)

@@ -33,7 +33,7 @@ def write_detections(path: Path, table: DetectionTable) -> None:
 
 def write_stage_detections(path: Path, tables: Sequence[DetectionTable]) -> None:
     """Write the detections of every stage as compressed columns, atomically."""
-    columns = {
+    columns: dict[str, Any] = {
         "stages": np.repeat(np.arange(len(tables), dtype=np.uint8), [len(table) for table in tables]),
         "image_ids": np.concatenate([table.image_ids for table in tables]),
         "category_ids": np.concatenate([table.category_ids for table in tables]),

@@ -56,8 +56,8 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
     """
     seed_everything(config["seed"])  # the same on every rank: they build the same model
     model = build_model(config, train_set)
-    memory_format = torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format
-    model.to(world.device, memory_format=memory_format)
+    model.to(world.device)
+    model.to(memory_format=torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format)
     batches = TrainBatches(
         train_set,
         batch_size=config["train"]["batch_size"],

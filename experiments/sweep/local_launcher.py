@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.sweep.job_labels import job_names
+from experiments.sweep.job_return import LoggedJobReturn
 from sparse_rcnn.errors import UserError
 
 POLL_SECONDS = 0.2
@@ -162,13 +163,12 @@ class _Job:
         return said[-1] if said and code > 0 else ended
 
     def result(self) -> JobReturn:
-        result = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+        result = LoggedJobReturn(overrides=self.overrides, status=JobStatus.COMPLETED, log=self.log)
         result.return_value = None
         assert self.process is not None
         if self.process.returncode:
             result.status = JobStatus.FAILED
             result.return_value = RuntimeError(self.error)
-        result.log = self.log  # type: ignore[attr-defined]
         return result
 
 

@@ -28,7 +28,7 @@ class SweepError(UserError):
 
 
 @dataclass
-class Row:
+class PlannedRun:
     """One run of a sweep.
 
     Attributes:
@@ -74,7 +74,7 @@ class Row:
         return path is not None and RunDirectory(path).is_finished
 
 
-def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]) -> list[Row]:
+def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfig]) -> list[PlannedRun]:
     """The distinct runs that jobs lead to; equal configurations are one run.
 
     Args:
@@ -90,7 +90,7 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
 
     if not jobs:
         raise UserError("the sweep selects nothing: see the values behind -m, and conf/sweep/")
-    rows: dict[tuple[Path, str], Row] = {}
+    rows: dict[tuple[Path, str], PlannedRun] = {}
     for overrides in jobs:
         try:
             config = validate(compose(list(overrides)))
@@ -99,7 +99,7 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
             if key in rows:
                 rows[key].configs.append(config)
                 continue
-            row = Row(list(overrides), [config], identity, config["seed"])
+            row = PlannedRun(list(overrides), [config], identity, config["seed"])
             if row.is_finished:
                 row.state = "skipped"
             else:
@@ -110,7 +110,7 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
     return list(rows.values())
 
 
-def pending(rows: Sequence[Row], watchable: Collection[tuple[str, ...]] = ()) -> list[Row]:
+def pending(rows: Sequence[PlannedRun], watchable: Collection[tuple[str, ...]] = ()) -> list[PlannedRun]:
     """Those that have to be trained now; one that another process trains is left to it.
 
     Args:
@@ -125,7 +125,7 @@ def pending(rows: Sequence[Row], watchable: Collection[tuple[str, ...]] = ()) ->
     return [row for row in rows if row.state == "missing"]
 
 
-def record(row: Row, error: BaseException | None, log: Path | None) -> None:
+def record(row: PlannedRun, error: BaseException | None, log: Path | None) -> None:
     """Note how a row's job ended. What counts is the run directory; an error says why that is not finished."""
     row.log = log
     if row.is_finished:
@@ -156,7 +156,7 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
         return {}, damage
 
 
-def name_runs(rows: Sequence[Row]) -> None:
+def name_runs(rows: Sequence[PlannedRun]) -> None:
     """Note for each run all the experiments that it is."""
     from experiments.config.rows import record_row
 
@@ -166,7 +166,7 @@ def name_runs(rows: Sequence[Row]) -> None:
                 record_row(path, config)
 
 
-def print_rows(rows: Sequence[Row]) -> None:
+def print_rows(rows: Sequence[PlannedRun]) -> None:
     """The table at the end of a sweep."""
     table = Table(title="sweep")
     for name in ("run", "seed", "state"):
@@ -196,7 +196,7 @@ def print_rows(rows: Sequence[Row]) -> None:
     console.print(table)
 
 
-def check(rows: Sequence[Row]) -> None:
+def check(rows: Sequence[PlannedRun]) -> None:
     """End with an error where any row has no result.
 
     Raises:

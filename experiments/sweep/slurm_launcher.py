@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
 from experiments.sweep.job_labels import job_names
+from experiments.sweep.job_return import LoggedJobReturn
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.json_files import write_json_atomic
 
@@ -164,7 +165,7 @@ class _Watched:
         living = state is None or state in LIVING_STATES
         outcome, value = self._read_result()
         if outcome == "success":
-            self.result = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+            self.result = LoggedJobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
             self.result.return_value = None
             self.result.log = Path(self.job.paths.stderr)
         elif outcome == "error" and not living:  # while it lives, SLURM may be about to start it again
@@ -184,7 +185,7 @@ class _Watched:
         return outcome, value
 
     def _fail(self, message: str) -> None:
-        self.result = JobReturn(overrides=self.overrides, status=JobStatus.FAILED)
+        self.result = LoggedJobReturn(overrides=self.overrides, status=JobStatus.FAILED)
         self.result.return_value = RuntimeError(f"SLURM job {self.id}: {message}")
         self.result.log = Path(self.job.paths.stderr)
 

@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.sweep.job_return import LoggedJobReturn
+
 
 class SuiteSweeper(BasicSweeper):
     """Expands values as Hydra's own sweeper; then skips, launches, and ends with a table of how it went.
@@ -29,13 +31,13 @@ class SuiteSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         assert self.config is not None
-        loader = self.hydra_context.config_loader
+        loader, of_sweep = self.hydra_context.config_loader, self.config
         params = [f"{key}={value}" for key, value in (self.params or {}).items()]
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *arguments])
         (jobs,) = self.split_arguments(overrides, None)
 
         def compose(job: list[str]) -> DictConfig:
-            config = loader.load_sweep_config(self.config, job)
+            config = loader.load_sweep_config(of_sweep, job)
             OmegaConf.set_struct(config, False)
             del config["hydra"]
             return config
@@ -55,7 +57,7 @@ class SuiteSweeper(BasicSweeper):
                 print_rows(rows)
                 raise
             for row, result in zip(left, results, strict=True):
-                record(row, job_error(result), getattr(result, "log", None))
+                record(row, job_error(result), result.log if isinstance(result, LoggedJobReturn) else None)
         print_rows(rows)
         name_runs(rows)
         check(rows)

@@ -23,7 +23,7 @@ def history(path: Path) -> list[dict[str, Any]]:
 
     rows = []
     for content in _records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
+        record: Any = wandb_internal_pb2.Record()  # type: ignore[attr-defined] # made by protobuf as it is imported
         record.ParseFromString(content)
         if record.WhichOneof("record_type") == "history":
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}

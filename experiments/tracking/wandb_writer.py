@@ -156,7 +156,7 @@ class WandbWriter(Writer):
     def _open(self, **about: Any) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or self.mode
+        mode: Any = os.environ.get("WANDB_MODE") or self.mode
         if mode == "auto":
             mode = "online" if has_key() else "offline"
         self._run = wandb.init(

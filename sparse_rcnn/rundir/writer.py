@@ -108,8 +108,9 @@ class RunDirectory(Run):
         Args:
             experiments: by name what overrides changed of the row; nothing or None for one that it equals.
         """
-        lines = {name: list(changed or []) for name, changed in experiments.items()}
-        recorded = {name: [] for name, changed in lines.items() if not changed} or lines
+        known = {name: list(changed or []) for name, changed in experiments.items()}
+        plain: dict[str, list[str]] = {name: [] for name, changed in known.items() if not changed}
+        recorded = plain or known
         if recorded == self.deviations:
             return False
         self.write_json(layout.EXPERIMENTS, recorded)

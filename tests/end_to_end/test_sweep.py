@@ -15,7 +15,7 @@ import yaml
 
 from experiments.sweep.job_labels import job_names
 from experiments.sweep.local_launcher import visible_gpus
-from experiments.sweep.plan import Row, SweepError, check, plan, record
+from experiments.sweep.plan import PlannedRun, SweepError, check, plan, record
 from experiments.sweep.slurm_launcher import _Watched, job_states
 from sparse_rcnn.errors import UserError
 from tests.support import training
@@ -146,9 +146,9 @@ def test_an_old_failure_is_not_told_as_todays(tmp_path: Path) -> None:
 
 
 def test_only_failures_and_missing_runs_end_a_sweep_badly() -> None:
-    rows = [Row([], [{"experiment_name": "a"}], "x", 0, state) for state in ("finished", "skipped")]
+    rows = [PlannedRun([], [{"experiment_name": "a"}], "x", 0, state) for state in ("finished", "skipped")]
     check(rows)
-    rows += [Row([], [{"experiment_name": "b"}], "y", 0, state) for state in ("failed", "missing", "failed")]
+    rows += [PlannedRun([], [{"experiment_name": "b"}], "y", 0, state) for state in ("failed", "missing", "failed")]
     with pytest.raises(SweepError, match="of 5 runs 2 failed, 1 missing"):
         check(rows)
 
