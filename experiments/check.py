@@ -86,12 +86,21 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
         "--write-rows", type=Path, metavar="FILE",
         help="instead, write every row's full differences under paper and mini (tests/golden/rows.txt)",
     )  # fmt: skip
+    parser.add_argument(
+        "--add-identities", type=Path, metavar="FILE",
+        help="instead, add the identities of rows and recipes that are not in the file (tests/golden/identities.json)",
+    )  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
     if not 0 < args.sustained_tflops < float("inf"):
         parser.error("--sustained-tflops must be above 0")
-    if args.write_rows and (args.recipe is not None or args.overrides):
-        parser.error("--write-rows takes neither a recipe nor overrides: the file is that of the rows as they are")
-    run_cli(lambda: _write_rows(args.write_rows, conf_dir) if args.write_rows else _check(args, conf_dir))
+    if (args.write_rows or args.add_identities) and (args.recipe is not None or args.overrides):
+        parser.error("golden files take neither a recipe nor overrides: they are those of the rows as they are")
+    if args.write_rows:
+        run_cli(lambda: _write_rows(args.write_rows, conf_dir))
+    elif args.add_identities:
+        run_cli(lambda: _add_identities(args.add_identities, conf_dir))
+    else:
+        run_cli(lambda: _check(args, conf_dir))
 
 
 def _check(args: argparse.Namespace, conf_dir: Path) -> None:
@@ -201,6 +210,22 @@ def _write_rows(path: Path, conf_dir: Path) -> None:
 
     write_bytes_atomic(path, rows_text(conf_dir).encode())
     print(path)
+
+
+def _add_identities(path: Path, conf_dir: Path) -> None:
+    """Identities that are in the file stay: they are those of runs that people have."""
+    from experiments.run.fingerprints import stand_in_identity
+    from sparse_rcnn.rundir.json_files import read_object, write_json_atomic
+
+    known = read_object(path) if path.exists() else {}
+    recipes, names = (sorted(p.stem for p in (conf_dir / group).glob("*.yaml")) for group in ("recipe", "experiment"))
+    for recipe in recipes:
+        own = known.setdefault(recipe, {})
+        for name in names:
+            if name not in own:
+                own[name] = stand_in_identity(compose_row(recipe, name, (), conf_dir))
+                print(f"{recipe} {name}: {own[name]}")
+    write_json_atomic(path, {recipe: dict(sorted(own.items())) for recipe, own in sorted(known.items())})
 
 
 def _built_cost(config: dict[str, Any]) -> Cost:

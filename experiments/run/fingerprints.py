@@ -1,4 +1,4 @@
-"""What a configuration points to: the content of data and weights, which is part of a run's identity."""
+"""The content of data and weights behind the paths of a configuration, which is part of a run's identity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sparse_rcnn.rundir.identity import file_fingerprint, run_identity
 
 
 def content_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """What identifies the content behind the paths of a configuration: data and weights.
+    """The keys that identify the data and the weights that a configuration points to.
 
     Raises:
         UserError: a file cannot be read.
@@ -29,3 +29,13 @@ def content_keys(config: dict[str, Any]) -> dict[str, Any]:
 def run_identity_of(config: dict[str, Any]) -> str:
     """The identity of a checked configuration, the content of its data and weights included."""
     return run_identity(config, content_keys(config))
+
+
+def stand_in_identity(config: dict[str, Any]) -> str:
+    """The identity of a configuration with fixed names in place of the user's files; nothing is read."""
+    if config["data"]["generator"] is not None:
+        data = build(config, "data.generator").key()
+    else:
+        data = {"train": "training annotations", "val": "validation annotations"}
+    weights = {f"weights.{name}": value for name, value in config["weights"].items() if value is not None}
+    return run_identity(config, {"data": data, **weights})
