@@ -19,7 +19,7 @@ def print_summary(path: Path) -> None:
     run = Run(path)
     results = run.results
     assert results is not None, "not finished"
-    table = Table(title=f"{run.meta['experiment']} ({run.meta['recipe']}), seed {run.meta['seed']}")
+    table = Table(title=f"{run.name} ({run.meta['recipe']}), seed {run.meta['seed']}")
     table.add_column("output")
     for name in (*COLUMNS, "time"):
         table.add_column(name, justify="right")

@@ -131,15 +131,24 @@ class WandbWriter(Writer):
             self._copied |= new
             self._run.summary.update(new)
 
+    def _rows(self) -> list[str]:
+        """The experiments that the run is, the one to call it by first."""
+        try:
+            run = Run(self._path)
+        except (RunError, OSError):
+            return [self._config["experiment_name"]]
+        return list(dict.fromkeys((run.name, *run.experiments)))
+
     def _later(self, call: Callable[[], None]) -> None:
         assert self._background is not None, "started() comes first"
         self._background.put(call)
 
     def _start(self, earlier: Sequence[Mapping[str, Any]]) -> None:
         config = self._config
-        names = (config["experiment_name"], config["recipe_name"], config["data"]["name"], *self._overrides)
+        rows = self._rows()
+        names = (*rows, config["recipe_name"], config["data"]["name"], *self._overrides)
         self._open(
-            name=f"{config['experiment_name']}-seed{config['seed']}",
+            name=f"{rows[0]}-seed{config['seed']}",
             group=self.group or self._hydra_group,
             job_type="train",
             tags=list(dict.fromkeys(name for name in names if len(name) <= MAX_TAG_LENGTH)),

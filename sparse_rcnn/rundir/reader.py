@@ -66,6 +66,13 @@ class Run:
         return sorted(self.deviations)
 
     @property
+    def name(self) -> str:
+        """The experiment to call it by: the one that it was started as where it is that, else the first that it is."""
+        names = self.experiments
+        started_as: str = self.meta["experiment"]
+        return started_as if started_as in names else names[0]
+
+    @property
     def deviations(self) -> dict[str, list[str]]:
         """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
         recorded = _content(self.path / layout.EXPERIMENTS)
