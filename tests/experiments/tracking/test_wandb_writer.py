@@ -123,7 +123,7 @@ def test_what_tables_of_runs_show(run):
         assert summary[key] == pytest.approx(value, rel=1e-9), key
     meta, status = (json.loads((run / f"{name}.json").read_text()) for name in ("meta", "status"))
     assert status["state"] == "finished"
-    copy = {"meta": meta, "status": status, "results": results, "experiments": ["baseline"]}
+    copy = {"meta": meta, "status": status, "results": results, "experiments": ["baseline", "stages_3"]}
     for key, value in copy.items():
         assert summary[f"run_directory/{key}"] == value  # to the last digit: `analysis tables --wandb` reads it
     assert {"model/size/num_parameters", "model/cost/forward_gflops", "train/time/seconds", "val/stage_0/AP"} <= set(
