@@ -27,6 +27,7 @@ SCRIPTS = {
     "sparse-rcnn-convert": "experiments.convert",
     "sparse-rcnn-check": "experiments.check",
     "sparse-rcnn-status": "experiments.status",
+    "sparse-rcnn-rows": "experiments.rows",
     "sparse-rcnn-benchmark": "experiments.benchmark",
     "sparse-rcnn-analysis": "analysis",
 }
@@ -165,16 +166,16 @@ def test_the_main_job_runs_and_knows_of_no_repository(main_job: Path) -> None:
     meta = read(main_job / "meta.json")
     assert meta["git"] == {"sha": None, "dirty": None}
     assert meta["versions"]["sparse-rcnn-suite"]
-    assert any(
-        line.startswith("schedule.length: 2500 -> 4") for line in meta["deviations"]
-    )  # compared with the installed configuration
+    rows = read(main_job / "experiments.json")  # compared with those of the installed configuration
+    assert "schedule.length: 2500 -> 4" in rows["baseline"]
 
 
 def test_own_experiments_and_classes_are_found(installed: Path, own: Path, own_runs: list[Path]) -> None:
     configs = [read(path / "config.json") for path in own_runs]
     assert [config["seed"] for config in configs] == [0, 1]
     assert all(config["model"]["proposals"]["init"]["_target_"] == "my_layouts.CornerInit" for config in configs)
-    assert "init" not in " ".join(read(own_runs[0] / "meta.json")["deviations"])
+    (deviations,) = read(own_runs[0] / "experiments.json").values()
+    assert "init" not in " ".join(deviations)  # compared with the user's own file
     # The same run to python -m, which finds it finished.
     arguments = ["--config-dir", OWN, "experiment=corner", "seed=0", "log=none", *SHORT]
     assert "AP50" in done([str(installed / "python"), "-m", "experiments.train", *arguments], own)
