@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,7 @@ matplotlib.use("Agg")  # before pyplot: no display is needed, and none is opened
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
+from analysis.output import write_figure
 from sparse_rcnn.rundir.views import View
 
 # Okabe and Ito's palette, told apart with every common colour blindness, without its black.
@@ -107,6 +109,14 @@ def proposals_figure(boxes_cxcywh_norm: npt.NDArray[np.float64], title: str) -> 
     figure.colorbar(points, ax=right, label="area / image area")
     figure.suptitle(title, fontsize=9)
     return figure
+
+
+def save(figure: Any, out: Path) -> None:
+    """Write a figure whole or not at all, and close it."""
+    try:
+        write_figure(out, figure, dpi=200)
+    finally:
+        plt.close(figure)
 
 
 def _panels(num_panels: int, size_hw: tuple[int, int]) -> tuple[Any, Sequence[Any]]:

@@ -1,60 +1,18 @@
-"""python -m analysis tables: the paper's tables 1 to 9 from finished runs, the published numbers beside them."""
+"""The paper's tables 1 to 9 from finished runs, the published numbers beside them."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from analysis.output import add_output_arguments, emit
+from analysis.our_rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.summaries import choose_recipe, load_summaries
-from analysis.tables.formats import DASH, Cell, Footnotes, Grid, render
-from analysis.tables.rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
+from analysis.tables.formats import DASH, Cell, Footnotes, Grid
 from sparse_rcnn.rundir.summary import RunSummary
 
 TABLES = tuple(EXPERIMENTS)
 _METRICS = {column.published for column in COLUMNS if column.published}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source_arguments(parser)
-    parser.add_argument(
-        "--table", nargs="+", type=int, choices=range(1, 10), metavar="N", help="only these, 1 to 9 (default all)"
-    )
-    add_output_arguments(parser)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--runs`` and ``--recipe``, as all commands over many runs have them."""
-    parser.add_argument(
-        "--runs", nargs="+", type=Path, default=[Path("runs")], metavar="RUNS", help="folders of runs (default runs)"
-    )
-    parser.add_argument("--recipe", help="use runs of this recipe (default: the one there is)")
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The same, and ``--wandb``, for commands that need no more than W&B has."""
-    add_run_arguments(parser)
-    parser.set_defaults(runs=None)
-    parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT", help="runs of a Weights & Biases project, with --runs besides those there"
-    )
-
-
-def summaries_of(args: argparse.Namespace) -> list[RunSummary]:
-    """The runs that `add_source_arguments` asks for."""
-    roots = [Path("runs")] if args.runs is None and args.wandb is None else args.runs or []
-    return load_summaries(roots, args.wandb)
-
-
-def run(args: argparse.Namespace) -> None:
-    summaries = summaries_of(args)
-    recipe = choose_recipe(summaries, args.recipe)
-    tables = [f"table{number}" for number in dict.fromkeys(args.table)] if args.table else TABLES
-    emit(render(build_tables(summaries, recipe, tables), args.format), args.out)
 
 
 def build_tables(summaries: Sequence[RunSummary], recipe: str, tables: Sequence[str] = TABLES) -> list[Grid]:

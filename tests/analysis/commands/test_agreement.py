@@ -10,20 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.commands.agreement import (
-    Spread,
-    _interval_over_seeds,
-    agreement,
-    agreement_grid,
-    agreements,
-    pair_lines,
-    published_noise,
-    seed_spread,
-    tau_b,
-)
+from analysis.our_rows import OurRow, our_rows
 from analysis.paper.rows import published_rows, published_tables
+from analysis.statistics.agreement import Spread, _interval_over_seeds, agreement, published_noise, seed_spread, tau_b
 from analysis.summaries import load_summaries
-from analysis.tables.rows import OurRow, our_rows
+from analysis.tables.agreement_table import agreement_grid, agreements, pair_lines
 from tests.support.commands import run_command
 from tests.support.runs import make_run
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.commands.error_breakdown import error_grids
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.breakdown import (
     Part,
@@ -24,6 +23,7 @@ from analysis.statistics.breakdown import (
 from analysis.statistics.coco_columns import Detections, GroundTruth, columns_to_detections
 from analysis.statistics.duplicates import Duplicates, count_duplicates, count_duplicates_of_best, removed_percent
 from analysis.statistics.matching import match
+from analysis.tables.error_tables import error_grids
 from sparse_rcnn.rundir.reader import Run
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 from tests.support.commands import run_command

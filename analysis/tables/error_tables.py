@@ -1,11 +1,7 @@
-"""python -m analysis errors: where a run's AP, or the difference between two, comes from.
-
-AP by size, class, crowding and stage; duplicates by stage.
-"""
+"""Tables of where the AP of a run, or the difference between two, comes from."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.output import add_output_arguments, emit
 from analysis.statistics import breakdown
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.bootstrap import METRICS, metrics_of
@@ -22,38 +17,11 @@ from analysis.statistics.breakdown import CROWDED_IOU, Part, Stage
 from analysis.statistics.coco_columns import check_same_data, load_detections, load_ground_truth, load_stage_detections
 from analysis.statistics.duplicates import IOU, Duplicates, removed_percent
 from analysis.statistics.matching import match
-from analysis.tables.formats import DASH, Cell, Grid, grid, render
-from sparse_rcnn.errors import UserError
+from analysis.tables.formats import DASH, Cell, Grid, grid
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.reader import Run
 
 MIN_SCORE = 0.3
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="one run directory, or two to compare")
-    parser.add_argument("--annotations", type=Path, help="the validation annotations (default: where the run says)")
-    parser.add_argument(
-        "--score",
-        type=float,
-        default=MIN_SCORE,
-        help=f"duplicates are counted from this score on (default {MIN_SCORE})",
-    )
-    add_output_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> None:
-    if len(args.runs) > 2:
-        raise UserError(f"{len(args.runs)} runs are given: give one, or two to compare")
-    if len({path.resolve() for path in args.runs}) < len(args.runs):
-        raise UserError(f"{args.runs[0]} is given twice: give it once, or another run to compare it with")
-    if not 0 <= args.score <= 1:
-        raise UserError(f"--score {args.score:g}: scores lie between 0 and 1, give such a number, as {MIN_SCORE}")
-    runs = [Run(path) for path in args.runs]
-    for item in runs:
-        if not item.is_finished:
-            raise UserError(f"{item.path} is not finished ({item.status.get('state')}): finish it first")
-    emit(render(error_grids(runs, args.annotations, args.score), args.format), args.out)
 
 
 def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float = MIN_SCORE) -> list[Grid]:
