@@ -15,7 +15,7 @@ from analysis.figures.convergence import curves, write_figure1
 from analysis.figures.figure4 import write_figure4
 from analysis.our_rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
 from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
-from analysis.statistics.comparison import Measured, Row, compare, measure
+from analysis.statistics.comparison import ComparedRow, MeasuredRows, compare, measure
 from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.agreement_table import agreements, pair_lines
 from analysis.tables.comparison_table import comparison_grid
@@ -35,13 +35,13 @@ SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "
 
 
 @dataclass(frozen=True)
-class MeasuredRows:
+class MeasuredSuite:
     """The configurations that were measured, each experiment's index among them, or the reason why none was.
 
     ``left_out`` names those that were not, with the reason.
     """
 
-    measured: Measured | None
+    measured: MeasuredRows | None
     index: Mapping[str, int]
     reason: str | None
     left_out: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ def fingerprint(rows: Mapping[str, OurRow]) -> str:
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredRows:
+def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredSuite:
     """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
     done = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
     same, _ = on_same_data({name: rows[name] for name in done})
@@ -99,21 +99,21 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     order = list(seeds)
     index = {name: order.index(rows[name].used[0].identity) for name in wanted}
     if len(order) < 2:
-        return MeasuredRows(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
+        return MeasuredSuite(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
     configurations = [
-        Row(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
+        ComparedRow(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
     ]
     try:
-        return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
+        return MeasuredSuite(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
     except UserError as error:
-        return MeasuredRows(None, index, str(error), tuple(left_out))
+        return MeasuredSuite(None, index, str(error), tuple(left_out))
 
 
 def build_page(
     rows: Mapping[str, OurRow],
     recipe: str,
     comments: Comments,
-    tests: MeasuredRows,
+    tests: MeasuredSuite,
     confidence: float,
     figure: str,
     figure4: str,
@@ -170,7 +170,7 @@ def _experiments(*tables: str) -> list[str]:
     return list(dict.fromkeys(name for table in tables for name in EXPERIMENTS[table] if name is not None))
 
 
-def _tests_of(table: str, tests: MeasuredRows, confidence: float) -> list[Grid]:
+def _tests_of(table: str, tests: MeasuredSuite, confidence: float) -> list[Grid]:
     base = baseline_of(table)
     if tests.measured is None or base not in tests.index:
         return []

@@ -22,7 +22,7 @@ _NUM_RECALLS = 101
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A folder as the page shows it: `row` (plain values), the flat config or None, the views."""
 
     row: dict[str, Any]
@@ -30,14 +30,14 @@ class Record:
     views: list[PackedView] = field(default_factory=list)
 
 
-def read_record(path: Path, root: Path) -> Record:
+def read_record(path: Path, root: Path) -> RunRecord:
     """The record of a folder under `root`; whatever is wrong with it becomes its `problems`, never an exception."""
     key = path.relative_to(root).as_posix() if path != root else path.resolve().name
     row: dict[str, Any] = {"key": key, "name": key, "is_run": False, "problems": []}
     try:
         run = Run(path)
     except NewerSchemaError as error:
-        return Record({**row, "state": "newer", "problems": [str(error).replace(str(path), "it", 1)]})
+        return RunRecord({**row, "state": "newer", "problems": [str(error).replace(str(path), "it", 1)]})
     except (UserError, OSError) as error:
         has_meta = (path / layout.META).exists()
         why = (
@@ -45,7 +45,7 @@ def read_record(path: Path, root: Path) -> Record:
             if has_meta
             else "no meta.json: no run, or one whose creation was cut off"
         )
-        return Record({**row, "state": "unreadable" if has_meta else "foreign", "problems": [why]})
+        return RunRecord({**row, "state": "unreadable" if has_meta else "foreign", "problems": [why]})
     return _Reader(run, row["problems"]).record(row)
 
 
@@ -56,7 +56,7 @@ class _Reader:
         self.run = run
         self.problems = problems
 
-    def record(self, row: dict[str, Any]) -> Record:
+    def record(self, row: dict[str, Any]) -> RunRecord:
         status = self._part(layout.STATUS, lambda: self.run.status, {"state": "unreadable"})
         results = self._part(layout.RESULTS, lambda: self.run.results, None)
         evaluations = self._part("eval", lambda: self.run.evaluations, [])
@@ -74,7 +74,7 @@ class _Reader:
             row["gflops"] = gflops and gflops + (number(results.get(metric_keys.ROI_POOLING_GFLOPS)) or 0.0)
             row["parameters"] = number(results.get(metric_keys.NUM_PARAMETERS), 12)
         self._notes(row)
-        return Record(row, config, self._views())
+        return RunRecord(row, config, self._views())
 
     def _identity(self) -> dict[str, Any]:
         meta = self.run.meta

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from analysis.dashboard.page import build_page
-from analysis.dashboard.source import Content, Source
+from analysis.dashboard.watched_runs import PageContent, WatchedRuns
 from sparse_rcnn.errors import UserError
 
 
@@ -32,13 +32,13 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        source: Source,
-        content: Content,
+        source: WatchedRuns,
+        content: PageContent,
         interval: float,
-        on_change: Callable[[Content], None] = lambda content: None,
+        on_change: Callable[[PageContent], None] = lambda content: None,
     ) -> None:
         try:
-            super().__init__(address, _Handler)
+            super().__init__(address, _PageHandler)
         except (OSError, OverflowError) as error:
             where = f"{address[0]}:{address[1]}"
             raise UserError(f"cannot serve at {where}: {error}; choose another --port or --host") from error
@@ -86,7 +86,7 @@ class Server(ThreadingHTTPServer):
             self._problem = problem
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _PageHandler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:

@@ -30,7 +30,7 @@ PUBLISHED_MARKERS = "x+1*"
 
 
 @dataclass(frozen=True)
-class Curve:
+class APCurve:
     """AP in percent over epochs, both (E,): mean, smallest and largest over n seeds that were evaluated there."""
 
     name: str
@@ -59,7 +59,7 @@ def write_figure1(
     return paths
 
 
-def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[str] | None = None) -> list[Curve]:
+def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[str] | None = None) -> list[APCurve]:
     """The curves of rows, from the evaluations of their finished runs."""
     rows = our_rows(summaries, recipe)
     names = list(dict.fromkeys(experiments or DEFAULT_EXPERIMENTS))
@@ -77,7 +77,7 @@ def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[s
     return [item for item in found if item.epochs]
 
 
-def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
+def curve(name: str, runs: Sequence[RunSummary]) -> APCurve:
     """One row's AP over epochs, over its seeds; a damaged evaluation is left out and named on stderr."""
     aps: dict[float, list[float]] = defaultdict(list)
     for summary in runs:
@@ -88,7 +88,7 @@ def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
     epochs = tuple(sorted(aps))
     by_epoch = [aps[epoch] for epoch in epochs]
     mean, low, high = (tuple(float(f(own)) for own in by_epoch) for f in (np.mean, min, max))
-    return Curve(name, epochs, mean, low, high, len(runs))
+    return APCurve(name, epochs, mean, low, high, len(runs))
 
 
 def _evaluations(source: RunSource) -> list[dict[str, Any]]:
@@ -112,7 +112,7 @@ def published_points() -> dict[str, tuple[int, float]]:
     return {f"{row['detector']} {row['backbone']}": (row["epochs"], row["AP"]) for row in chosen}
 
 
-def _figure1(chosen: Sequence[Curve], published: Mapping[str, tuple[int, float]], recipe: str) -> Any:
+def _figure1(chosen: Sequence[APCurve], published: Mapping[str, tuple[int, float]], recipe: str) -> Any:
     # Not pyplot: it keeps figures and picks a backend by the screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

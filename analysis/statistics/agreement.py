@@ -20,7 +20,7 @@ MIN_ROWS = 4  # three rows in order leave a bootstrap over rows no other order t
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """Standard deviation of AP, in percent, over seeds, pooled over the configurations that have several."""
 
     ap: float
@@ -29,7 +29,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RowPair:
     """Two rows, ``low`` below ``high`` as published; AP in percent, ours None where a row has no finished run."""
 
     low: PublishedRow
@@ -49,7 +49,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class TableAgreement:
     """A table's order: tau-b of our mean AP and the published AP over the rows that have runs, None below two rows.
 
     ``interval`` covers about 95 % of what other seeds would give, where a spread of seeds is known (``over`` is
@@ -63,10 +63,10 @@ class Agreement:
     p_value: float | None
     interval: tuple[float, float] | None
     over: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[RowPair, ...]
 
 
-def seed_spread(rows: Mapping[str, OurRow]) -> Spread | None:
+def seed_spread(rows: Mapping[str, OurRow]) -> SeedSpread | None:
     """The pooled spread over seeds; None where no configuration has several."""
     by_identity = {row.used[0].identity: seed_aps(row) for row in rows.values() if row.used}
     several = [np.array(own) for own in by_identity.values() if len(own) > 1]
@@ -74,7 +74,7 @@ def seed_spread(rows: Mapping[str, OurRow]) -> Spread | None:
     if not degrees:
         return None
     squares = sum(float(np.square(own - own.mean()).sum()) for own in several)
-    return Spread((squares / degrees) ** 0.5, degrees, len(several))
+    return SeedSpread((squares / degrees) ** 0.5, degrees, len(several))
 
 
 def published_noise() -> float:
@@ -91,8 +91,8 @@ def seed_aps(row: OurRow | None) -> list[float]:
 
 
 def agreement(
-    table: str, rows: Mapping[str, OurRow], spread: Spread | None = None, num_resamples: int = NUM_RESAMPLES
-) -> Agreement:
+    table: str, rows: Mapping[str, OurRow], spread: SeedSpread | None = None, num_resamples: int = NUM_RESAMPLES
+) -> TableAgreement:
     """How far our rows of a table are in the published order."""
     published = published_rows(table)
     aps = {row.experiment: seed_aps(rows.get(row.experiment)) for row in published}
@@ -100,7 +100,7 @@ def agreement(
     pairs = []
     for a, b in combinations(published, 2):
         low, high = sorted((a, b), key=lambda row: row.ap)
-        pairs.append(Pair(low, high, means[low.experiment], means[high.experiment]))
+        pairs.append(RowPair(low, high, means[low.experiment], means[high.experiment]))
     known = [row for row in published if aps[row.experiment]]
     theirs = np.array([row.ap for row in known])
     values = [np.array(aps[row.experiment]) for row in known]
@@ -114,7 +114,7 @@ def agreement(
             interval = _interval_over_seeds(values, theirs, spread, num_resamples)
         elif len(known) >= MIN_ROWS:
             interval = _interval_over_rows(ours, theirs, num_resamples)
-    return Agreement(table, len(published), len(known), tau, p_value, interval, over, tuple(pairs))
+    return TableAgreement(table, len(published), len(known), tau, p_value, interval, over, tuple(pairs))
 
 
 def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -127,7 +127,7 @@ def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray
 
 
 def _interval_over_seeds(
-    values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], spread: Spread, num_resamples: int
+    values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], spread: SeedSpread, num_resamples: int
 ) -> tuple[float, float] | None:
     generator = np.random.default_rng(0)
     means, counts = np.array([own.mean() for own in values]), np.array([len(own) for own in values])

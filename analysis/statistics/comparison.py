@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from analysis.statistics.average_precision import AveragePrecision
-from analysis.statistics.bootstrap import METRICS, Difference, Welch, difference, holm, metrics_of, resample, welch
+from analysis.statistics.bootstrap import (
+    METRICS,
+    BootstrapDifference,
+    WelchTest,
+    difference,
+    holm,
+    metrics_of,
+    resample,
+    welch,
+)
 from analysis.statistics.coco_columns import (
     FloatArray,
     GroundTruth,
@@ -24,15 +33,15 @@ from sparse_rcnn.rundir.summary import summarise
 
 
 @dataclass(frozen=True)
-class Row:
-    """A configuration and its finished runs, one a seed."""
+class ComparedRow:
+    """A configuration to compare, and its finished runs, one a seed."""
 
     name: str
     runs: tuple[Run, ...]
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRows:
     """AP, AP50 and AP75 as fractions: ``estimates`` (rows, 3) on all images, ``draws`` (B, rows, 3) on resamples of
     them, and ``seeds``, the AP of each run of each row.
     """
@@ -45,19 +54,19 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RowComparison:
     """A row against another, in percent: by metric the difference over images, and over seeds where there are several.
 
     ``adjusted`` is the p-value of the AP difference after Holm's correction over the comparisons made together.
     """
 
     name: str
-    metrics: tuple[Difference, ...]
+    metrics: tuple[BootstrapDifference, ...]
     adjusted: float
-    seeds: Welch | None
+    seeds: WelchTest | None
 
 
-def group_rows(runs: Sequence[Run]) -> list[Row]:
+def group_rows(runs: Sequence[Run]) -> list[ComparedRow]:
     """Runs of one configuration as one row; where all are of one, each run for itself.
 
     Raises:
@@ -70,17 +79,17 @@ def group_rows(runs: Sequence[Run]) -> list[Row]:
     summaries = {run_id: summarise(run) for run_id, run in unique.items()}
     identities = dict.fromkeys(summary.identity for summary in summaries.values())
     if len(identities) == 1:
-        return [Row(run_id, (run,)) for run_id, run in unique.items()]
+        return [ComparedRow(run_id, (run,)) for run_id, run in unique.items()]
     names = {s.identity: str(unique[s.run_id].meta.get("experiment") or s.identity) for s in summaries.values()}
     rows = []
     for identity in identities:
         is_only = list(names.values()).count(names[identity]) == 1
         own = tuple(unique[i] for i, summary in sorted(summaries.items()) if summary.identity == identity)
-        rows.append(Row(names[identity] if is_only else f"{names[identity]} {identity}", own))
+        rows.append(ComparedRow(names[identity] if is_only else f"{names[identity]} {identity}", own))
     return rows
 
 
-def measure(rows: Sequence[Row], annotations: Path | None, num_resamples: int, seed: int) -> Measured:
+def measure(rows: Sequence[ComparedRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredRows:
     """Match every run once and resample the matches.
 
     Raises:
@@ -91,7 +100,7 @@ def measure(rows: Sequence[Row], annotations: Path | None, num_resamples: int, s
     if not len(truth.image_ids):
         raise UserError(f"{rows[0].runs[0].path} was evaluated on no images")
     precisions = [[_precision(run, truth) for run in row.runs] for row in rows]
-    return Measured(
+    return MeasuredRows(
         tuple(row.name for row in rows),
         len(truth.image_ids),
         np.array([metrics_of(row) for row in precisions]),
@@ -100,7 +109,7 @@ def measure(rows: Sequence[Row], annotations: Path | None, num_resamples: int, s
     )
 
 
-def compare(measured: Measured, base: int, others: Sequence[int], confidence: float = 0.95) -> list[Comparison]:
+def compare(measured: MeasuredRows, base: int, others: Sequence[int], confidence: float = 0.95) -> list[RowComparison]:
     """The rows ``others`` against the row ``base``."""
     comparisons = []
     for other in others:
@@ -110,7 +119,7 @@ def compare(measured: Measured, base: int, others: Sequence[int], confidence: fl
         own, reference = ([100 * ap for ap in measured.seeds[row]] for row in (other, base))
         comparisons.append((measured.names[other], tuple(by_metric), welch(own, reference, confidence)))
     adjusted = holm([by_metric[0].p_value for _, by_metric, _ in comparisons])
-    return [Comparison(name, by_metric, p, w) for (name, by_metric, w), p in zip(comparisons, adjusted, strict=True)]
+    return [RowComparison(name, by_metric, p, w) for (name, by_metric, w), p in zip(comparisons, adjusted, strict=True)]
 
 
 def _precision(run: Run, truth: GroundTruth) -> AveragePrecision:

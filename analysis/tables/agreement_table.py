@@ -8,11 +8,11 @@ import numpy as np
 
 from analysis.our_rows import OurRow, on_same_data
 from analysis.paper.rows import EXPERIMENTS, published_rows
-from analysis.statistics.agreement import MIN_ROWS, Agreement, Spread, agreement, published_noise, seed_spread
+from analysis.statistics.agreement import MIN_ROWS, SeedSpread, TableAgreement, agreement, published_noise, seed_spread
 from analysis.tables.formats import DASH, Grid, grid
 
 
-def agreements(rows: Mapping[str, OurRow], recipe: str) -> tuple[Grid, dict[str, Agreement]]:
+def agreements(rows: Mapping[str, OurRow], recipe: str) -> tuple[Grid, dict[str, TableAgreement]]:
     """The order of rows in all tables, as one table and by table; rows on other data than the most are left out."""
     same, others = on_same_data(rows)
     spread = seed_spread(same)
@@ -24,9 +24,9 @@ def agreements(rows: Mapping[str, OurRow], recipe: str) -> tuple[Grid, dict[str,
 
 
 def agreement_grid(
-    agreements: Sequence[Agreement],
+    agreements: Sequence[TableAgreement],
     recipe: str,
-    spread: Spread | None = None,
+    spread: SeedSpread | None = None,
     left_out: Sequence[str] = (),
     flagged: Sequence[str] = (),
 ) -> Grid:
@@ -77,7 +77,7 @@ def agreement_grid(
     return grid("Order of rows against the paper's", header, lines, remarks=tuple(remarks))
 
 
-def pair_lines(item: Agreement) -> list[str]:
+def pair_lines(item: TableAgreement) -> list[str]:
     """One line for each pair that says something: another order than the published one, or none within the noise."""
     noise = published_noise()
     lines = []

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.statistics.bootstrap import METRICS, Difference, Welch
-from analysis.statistics.comparison import Comparison, Measured
+from analysis.statistics.bootstrap import METRICS, BootstrapDifference, WelchTest
+from analysis.statistics.comparison import MeasuredRows, RowComparison
 from analysis.tables.formats import DASH, Grid, grid
 
 
 def comparison_grid(
-    measured: Measured, base: int, comparisons: Sequence[Comparison], confidence: float, title: str | None = None
+    measured: MeasuredRows, base: int, comparisons: Sequence[RowComparison], confidence: float, title: str | None = None
 ) -> Grid:
     """The comparisons with one row as a table."""
     percent = f"{100 * confidence:g}%"
@@ -49,7 +49,7 @@ def comparison_grid(
     return grid(title or f"Against {measured.names[base]}", header, rows, remarks=tuple(remarks))
 
 
-def _interval(value: Difference | Welch) -> str:
+def _interval(value: BootstrapDifference | WelchTest) -> str:
     return f"[{value.low:+.2f}, {value.high:+.2f}]"
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.our_rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
+from analysis.our_rows import COLUMNS, MeanOverSeeds, MetricColumn, OurRow, baseline_of, missing_row, our_rows
 from analysis.paper.rows import EXPERIMENTS, published_tables
 from analysis.tables.formats import DASH, Cell, Footnotes, Grid
 from sparse_rcnn.rundir.summary import RunSummary
@@ -58,7 +58,7 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
     )
 
 
-def table_columns(table: str) -> list[Column]:
+def table_columns(table: str) -> list[MetricColumn]:
     """The columns that the paper's table has; where it has a cost, also those that tell the cost without a clock."""
     rows = published_tables()[table]["rows"]
     known = [column for column in COLUMNS if any(column.published in row for row in rows)]
@@ -68,7 +68,7 @@ def table_columns(table: str) -> list[Column]:
 def _our_line(
     ours: OurRow,
     base: OurRow,
-    columns: Sequence[Column],
+    columns: Sequence[MetricColumn],
     labels: Sequence[str],
     row: Mapping[str, Any],
     footnotes: Footnotes,
@@ -92,7 +92,7 @@ def _our_line(
     return tuple(cells)
 
 
-def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
+def difference(ours: OurRow, base: OurRow, column: MetricColumn) -> float | None:
     """A row's mean less the baseline's; None where either is missing or they do not compare.
 
     They compare where the data are the same and, for what a clock measured, the devices too.
@@ -109,7 +109,7 @@ def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
 
 
 def _published_line(
-    row: Mapping[str, Any], base: Mapping[str, Any], columns: Sequence[Column], labels: Sequence[str]
+    row: Mapping[str, Any], base: Mapping[str, Any], columns: Sequence[MetricColumn], labels: Sequence[str]
 ) -> tuple[Cell, ...]:
     cells = [*(Cell(_label(row[label])) for label in labels), Cell("paper"), Cell("")]
     for column in columns:
@@ -124,7 +124,7 @@ def _published_line(
 
 def _records(
     about: Mapping[str, object],
-    columns: Sequence[Column],
+    columns: Sequence[MetricColumn],
     ours: OurRow | None,
     base: OurRow,
     row: Mapping[str, Any],
@@ -179,7 +179,7 @@ def _reference_data(own: Mapping[str, OurRow], baseline: str) -> tuple[str | Non
     return min(counts, key=lambda prints: (-counts[prints], str(prints)), default=None)
 
 
-def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[Column], recipe: str) -> tuple[str, ...]:
+def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[MetricColumn], recipe: str) -> tuple[str, ...]:
     used = {run.run_id: run for row in own.values() for run in row.used}.values()
     remarks = [
         f"Recipe {recipe}. AP in percent; mean ± sample standard deviation over n seeds, in brackets the difference "
@@ -220,7 +220,7 @@ def _label(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _format(value: Value, column: Column) -> str:
+def _format(value: MeanOverSeeds, column: MetricColumn) -> str:
     spread = "" if value.std is None or column.is_counted else f" ± {value.std:.{column.digits}f}"
     return f"{value.mean:.{column.digits}f}{spread}"
 
