@@ -50,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
         if size > source.max_bytes:
             print(f"note: the tables and curves alone take more than the {args.max_mb:g} MB of --max-mb")
     if args.serve:
-        update = (lambda content: write_page(args.out, content)) if args.out is not None else (lambda content: None)
+
+        def update(changed: PageContent) -> None:
+            if args.out is not None:
+                write_page(args.out, changed)
+
         server = Server((args.host, args.port), source, content, args.interval, update)
         print(f"{source.num_runs} runs at {server.url} (Ctrl-C ends it)", flush=True)
         server.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,16 +58,16 @@ class _Reader:
         self.problems = problems
 
     def record(self, row: dict[str, Any]) -> RunRecord:
-        status = self._part(layout.STATUS, lambda: self.run.status, {"state": "unreadable"})
-        results = self._part(layout.RESULTS, lambda: self.run.results, None)
-        evaluations = self._part("eval", lambda: self.run.evaluations, [])
-        events = self._part(layout.METRICS, self.run.events, [])
-        config = self._part(layout.CONFIG, lambda: flat_config(self.run.config), None)
+        status = self._part(layout.STATUS, lambda: self.run.status) or {"state": "unreadable"}
+        results = self._part(layout.RESULTS, lambda: self.run.results)
+        evaluations = self._part("eval", lambda: self.run.evaluations) or []
+        events = self._part(layout.METRICS, self.run.events) or []
+        config = self._part(layout.CONFIG, lambda: flat_config(self.run.config))
         latest = evaluations[-1] if evaluations else {}
-        row = {**row, "is_run": True, **self._part(layout.META, self._identity, {}), **_progress(status)}
-        row |= self._part(layout.METRICS, lambda: self._curves(events, status), {})
-        row |= self._part("the newest evaluation", lambda: _evaluation(latest), {})
-        row |= self._part("the AP numbers", lambda: _numbers(results, latest, events), {})
+        row = {**row, "is_run": True, **(self._part(layout.META, self._identity) or {}), **_progress(status)}
+        row |= self._part(layout.METRICS, lambda: self._curves(events, status)) or {}
+        row |= self._part("the newest evaluation", lambda: _evaluation(latest)) or {}
+        row |= self._part("the AP numbers", lambda: _numbers(results, latest, events)) or {}
         if isinstance(results, dict):
             row["seconds"] = number(results.get(metric_keys.TRAIN_SECONDS)) or row.get("seconds")
             row["images_per_second"] = number(results.get(metric_keys.IMAGES_PER_SECOND), 4)
@@ -101,7 +102,7 @@ class _Reader:
     def _notes(self, row: dict[str, Any]) -> None:
         if row.get("state") == layout.FINISHED and not (self.run.path / layout.RESULTS).exists():
             self.problems.append("finished, but results.json is missing")
-        num_unreadable, torn = self._part(layout.METRICS, self._bad_lines, (0, False))
+        num_unreadable, torn = self._part(layout.METRICS, self._bad_lines) or (0, False)
         if num_unreadable:
             lines = "line" if num_unreadable == 1 else "lines"
             self.problems.append(f"metrics.jsonl: {num_unreadable} unreadable {lines} left out")
@@ -113,14 +114,15 @@ class _Reader:
 
     def _views(self) -> list[PackedView]:
         views = []
-        for image_id in self._part("views", lambda: view_ids(self.run), []):
-            view = self._part(f"views/{image_id}.json", lambda i=image_id: pack_view(self.run, i), None)
+        for image_id in self._part("views", lambda: view_ids(self.run)) or []:
+            view = self._part(f"views/{image_id}.json", partial(pack_view, self.run, image_id))
             if view is not None:
                 views.append(view)
                 self.problems += [self._shortened(problem) for problem in view.problems]
         return views
 
-    def _part(self, what: str, read: Callable[[], T], default: T) -> T:
+    def _part(self, what: str, read: Callable[[], T]) -> T | None:
+        """The part as it is read, or None and a problem where that fails."""
         try:
             return read()
         except UserError as error:  # names the file
@@ -129,7 +131,7 @@ class _Reader:
             problem = f"{what} is damaged: {type(error).__name__}: {error}"
         if problem not in self.problems:
             self.problems.append(problem)
-        return default
+        return None
 
     def _shortened(self, problem: str) -> str:
         """Without the path of the run, which the row shows anyway."""

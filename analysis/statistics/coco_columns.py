@@ -64,7 +64,10 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class FoundBoxes:
-    """The D boxes that a run found. Shapes: ``image_indices``, ``category_indices``, ``scores`` (D,); ``boxes_xywh_abs`` (D, 4)."""
+    """The D boxes that a run found.
+
+    Shapes: ``image_indices``, ``category_indices``, ``scores`` (D,); ``boxes_xywh_abs`` (D, 4).
+    """
 
     image_indices: IntArray
     category_indices: IntArray

@@ -516,7 +516,9 @@ class TestServe:
     def test_only_changed_runs_are_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         paths = [make_logged_run(tmp_path, name) for name in "abc"]
         reads: list[Path] = []
-        monkeypatch.setattr(watched_runs, "read_record", lambda path, root: reads.append(path) or read_record(path, root))
+        monkeypatch.setattr(
+            watched_runs, "read_record", lambda path, root: reads.append(path) or read_record(path, root)
+        )
         runs = WatchedRuns(tmp_path, 10**8)
         first = runs.read()
         assert reads == paths
