@@ -16,17 +16,17 @@ COMMANDS = {
     "dashboard": ("analysis.commands.dashboard", "one HTML page to compare runs on, without network"),
     "stages": ("analysis.commands.stages", "one image stage by stage, the learned boxes, where the dynamic head looks"),
     "tables": (
-        "analysis.tables.paper_tables",
+        "analysis.commands.tables",
         "the paper's tables 1 to 9 from finished runs, published numbers beside them",
     ),
-    "figures": ("analysis.figures.convergence", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
+    "figures": ("analysis.commands.figures", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
     "compare": (
         "analysis.commands.compare",
         "whether rows really differ: bootstrap over images, Welch over seeds, Holm",
     ),
     "agreement": ("analysis.commands.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
     "errors": (
-        "analysis.commands.error_breakdown",
+        "analysis.commands.errors",
         "where AP, or a difference, comes from: size, class, crowding, stage, duplicates",
     ),
     "report": ("analysis.commands.report", "tables, tests, order and figure of a suite as one Markdown page"),

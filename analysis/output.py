@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 from pathlib import Path
 from typing import Any
 
-from analysis.tables.formats import FORMATS
 from sparse_rcnn.atomic import write_bytes_atomic
 
 # Without the time of writing: the same view gives the same file.
@@ -17,12 +15,6 @@ UNDATED: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     ".svg": {"Date": None},
 }
-
-
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--format`` and ``--out``, as all commands that print tables have them."""
-    parser.add_argument("--format", choices=FORMATS, default="text", help="default text")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
 
 
 def emit(text: str, out: Path | None) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from analysis.dashboard.page import build_page
 from analysis.dashboard.serve import Server
-from analysis.dashboard.source import Content, Source
+from analysis.dashboard.watched_runs import PageContent, WatchedRuns
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ("max_mb", "interval"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} must be above 0, got {getattr(args, name):g}")
-    source = Source(args.runs, int(args.max_mb * 1e6))
+    source = WatchedRuns(args.runs, int(args.max_mb * 1e6))
     content = source.read_or_refuse()
     if args.out is not None:
         size = write_page(args.out, content)
@@ -50,14 +50,18 @@ def run(args: argparse.Namespace) -> int:
         if size > source.max_bytes:
             print(f"note: the tables and curves alone take more than the {args.max_mb:g} MB of --max-mb")
     if args.serve:
-        update = (lambda content: write_page(args.out, content)) if args.out is not None else (lambda content: None)
+
+        def update(changed: PageContent) -> None:
+            if args.out is not None:
+                write_page(args.out, changed)
+
         server = Server((args.host, args.port), source, content, args.interval, update)
         print(f"{source.num_runs} runs at {server.url} (Ctrl-C ends it)", flush=True)
         server.run()
     return 0
 
 
-def write_page(out: Path, content: Content) -> int:
+def write_page(out: Path, content: PageContent) -> int:
     """Write the page as a whole, its folder too where it is missing; returns its size in bytes.
 
     Raises:

@@ -5,28 +5,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.commands.agreement import agreements, pair_lines
-from analysis.commands.compare import (
-    Measured,
-    Row,
-    add_bootstrap_arguments,
-    check_bootstrap_arguments,
-    compare,
-    comparison_grid,
-    measure,
-)
-from analysis.commands.error_breakdown import error_grids
-from analysis.figures.convergence import curves, write_figure1, write_figure4
+from analysis.arguments import add_bootstrap_arguments, add_run_arguments, check_bootstrap_arguments
+from analysis.comments import Comments, read_comments
+from analysis.figures.convergence import curves, write_figure1
+from analysis.figures.figure4 import write_figure4
+from analysis.our_rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
 from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
+from analysis.statistics.comparison import ComparedRow, MeasuredRows, compare, measure
 from analysis.summaries import choose_recipe, load_summaries
+from analysis.tables.agreement_table import agreements, pair_lines
+from analysis.tables.comparison_table import comparison_grid
+from analysis.tables.error_tables import error_grids
 from analysis.tables.formats import DASH, Grid, grid, render
-from analysis.tables.paper_tables import add_run_arguments, build_table
-from analysis.tables.rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
+from analysis.tables.paper_tables import build_table
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout, metric_keys
@@ -37,28 +32,19 @@ PAGE = "README.md"
 FIGURE4_SCORE = 0.3
 PAPER_RECIPE = "paper"  # under which the published numbers were trained
 SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "errors")
-_WRITTEN_FOR = re.compile(r"<!-- written for numbers ([0-9a-f]{12}) -->")
 
 
 @dataclass(frozen=True)
-class MeasuredRows:
+class MeasuredSuite:
     """The configurations that were measured, each experiment's index among them, or the reason why none was.
 
     ``left_out`` names those that were not, with the reason.
     """
 
-    measured: Measured | None
+    measured: MeasuredRows | None
     index: Mapping[str, int]
     reason: str | None
     left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Comments:
-    """The hand-written paragraphs by section, and the numbers that they were written for, where they say so."""
-
-    sections: Mapping[str, str]
-    written_for: str | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     check_bootstrap_arguments(args)
     summaries = load_summaries(args.runs)
     recipe = choose_recipe(summaries, args.recipe)
-    comments = read_comments(args.out / COMMENTS)
+    comments = read_comments(args.out / COMMENTS, SECTIONS)
     rows = our_rows(summaries, recipe)
     tests = measure_rows(rows, args.annotations, args.resamples, args.seed)
     figure, figure4 = _figure(summaries, recipe, args.out), _figure4(summaries, recipe, args.out)
@@ -89,39 +75,13 @@ def run(args: argparse.Namespace) -> None:
     print(args.out / PAGE)
 
 
-def read_comments(path: Path) -> Comments:
-    """The hand-written paragraphs: each section's text below a heading ``## table7``; none without the file.
-
-    A line ``<!-- written for numbers 0123456789ab -->``, as the page gives it, lets a later page say that they have
-    changed.
-
-    Raises:
-        UserError: the file cannot be read, or has a section twice or one that the page lacks.
-    """
-    if not path.exists():
-        return Comments({}, None)
-    try:
-        head, *parts = re.split(r"^## +(.+?) *$", path.read_text(), flags=re.MULTILINE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    names = parts[::2]
-    for name in names:
-        if name not in SECTIONS:
-            raise UserError(f"{path} has a section '{name}'; the page has {', '.join(SECTIONS)}")
-        if names.count(name) > 1:
-            raise UserError(f"{path} has the section '{name}' twice: join them")
-    sections = {name: text.strip() for name, text in zip(names, parts[1::2], strict=True)}
-    written_for = _WRITTEN_FOR.search(head)
-    return Comments(sections, written_for[1] if written_for else None)
-
-
 def fingerprint(rows: Mapping[str, OurRow]) -> str:
     """Twelve hex digits of which runs are used and of the AP of each."""
     used = {run.run_id: run.values.get(metric_keys.AP) for row in rows.values() for run in row.used}
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredRows:
+def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredSuite:
     """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
     done = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
     same, _ = on_same_data({name: rows[name] for name in done})
@@ -139,21 +99,21 @@ def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resam
     order = list(seeds)
     index = {name: order.index(rows[name].used[0].identity) for name in wanted}
     if len(order) < 2:
-        return MeasuredRows(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
+        return MeasuredSuite(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
     configurations = [
-        Row(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
+        ComparedRow(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
     ]
     try:
-        return MeasuredRows(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
+        return MeasuredSuite(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
     except UserError as error:
-        return MeasuredRows(None, index, str(error), tuple(left_out))
+        return MeasuredSuite(None, index, str(error), tuple(left_out))
 
 
 def build_page(
     rows: Mapping[str, OurRow],
     recipe: str,
     comments: Comments,
-    tests: MeasuredRows,
+    tests: MeasuredSuite,
     confidence: float,
     figure: str,
     figure4: str,
@@ -210,7 +170,7 @@ def _experiments(*tables: str) -> list[str]:
     return list(dict.fromkeys(name for table in tables for name in EXPERIMENTS[table] if name is not None))
 
 
-def _tests_of(table: str, tests: MeasuredRows, confidence: float) -> list[Grid]:
+def _tests_of(table: str, tests: MeasuredSuite, confidence: float) -> list[Grid]:
     base = baseline_of(table)
     if tests.measured is None or base not in tests.index:
         return []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.output import UNDATED, write_figure
+from analysis.output import UNDATED
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.reader import Run
@@ -51,20 +51,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         image_id = _image_id(found, args.image)
         figure, name = _view(found, image_id, args), f"{'stages' if args.look is None else 'look'}_{image_id}"
+    from analysis.figures.stages import save
+
     out = args.out or Path(f"{name}.png")
     save(figure, out)
     print(out)
     return 0
-
-
-def save(figure: Any, out: Path) -> None:
-    """Write a figure whole or not at all, and close it."""
-    from matplotlib import pyplot as plt
-
-    try:
-        write_figure(out, figure, dpi=200)
-    finally:
-        plt.close(figure)
 
 
 def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from analysis.wandb_runs import EPOCH, STEP, split_project, wandb_refuses
@@ -83,8 +84,8 @@ def build_report(
             ],
         )
 
-    def curve(title: str, y: list[str], x: str = EPOCH, **other: Any) -> Any:
-        return wr.LinePlot(title=title, x=x, y=y, groupby_aggfunc="mean", groupby_rangefunc="minmax", **other)
+    def curve(title: str, y: Sequence[str], x: str = EPOCH, **other: Any) -> Any:
+        return wr.LinePlot(title=title, x=x, y=list(y), groupby_aggfunc="mean", groupby_rangefunc="minmax", **other)
 
     stages = range(num_stages)
     by_row = [runset("rows, mean over seeds", ["config.experiment_name"])]

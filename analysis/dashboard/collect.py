@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.dashboard.factors import compact, find_factors, find_other_keys
-from analysis.dashboard.record import Record
+from analysis.dashboard.record import RunRecord
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.metric_keys import AP_NAMES
 from sparse_rcnn.rundir.progress import SILENT_AFTER, seconds_of
 
 
-def collect(records: Sequence[Record], root: str, now: float) -> dict[str, Any]:
+def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, Any]:
     """The rows with their labels, states and configurations.
 
     Args:

@@ -15,10 +15,10 @@ MAX_LOSSES = 8
 # An evaluation logs nothing and may be long; what is longer than this, somebody's computer was asleep.
 MAX_GAP_SECONDS = 1800.0
 
-Column = list[float | None]
+Points = list[float | None]
 
 
-def wall_seconds(times: Sequence[float | None], started: float | None, resumed: Sequence[float]) -> Column:
+def wall_seconds(times: Sequence[float | None], started: float | None, resumed: Sequence[float]) -> Points:
     """Seconds of work until each event, with the time between an interruption and its resume taken out.
 
     An interruption counts as one usual gap between two events.
@@ -31,7 +31,7 @@ def wall_seconds(times: Sequence[float | None], started: float | None, resumed: 
     known = [time for time in times if time is not None]
     gaps = [b - a for a, b in pairwise(known) if b > a]
     usual = statistics.median(gaps) if gaps else 0.0
-    seconds: Column = []
+    seconds: Points = []
     total, last = 0.0, started
     for time in times:
         if time is None:
@@ -45,7 +45,7 @@ def wall_seconds(times: Sequence[float | None], started: float | None, resumed: 
     return seconds
 
 
-def downsample(columns: Mapping[str, Column], max_points: int = MAX_POINTS) -> dict[str, Column]:
+def downsample(columns: Mapping[str, Points], max_points: int = MAX_POINTS) -> dict[str, Points]:
     """Columns of at most so many rows, each the mean of a stretch of rows; None counts for nothing in it.
 
     A mean and not every n-th row, because a loss of single steps is noisy.
@@ -85,8 +85,8 @@ def curves(events: Sequence[Mapping[str, Any]], started: float | None, resumed: 
     }
 
 
-def _curve(rows: Sequence[tuple[Mapping[str, Any], float | None]], values: Mapping[str, Column]) -> dict[str, Any]:
-    axes: dict[str, Column] = {
+def _curve(rows: Sequence[tuple[Mapping[str, Any], float | None]], values: Mapping[str, Points]) -> dict[str, Any]:
+    axes: dict[str, Points] = {
         "step": [event["step"] for event, _ in rows],
         "epoch": [number(event.get("epoch")) for event, _ in rows],
         "seconds": [wall for _, wall in rows],

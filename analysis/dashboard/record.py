@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,7 @@ _NUM_RECALLS = 101
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """A folder as the page shows it: `row` (plain values), the flat config or None, the views."""
 
     row: dict[str, Any]
@@ -30,14 +31,14 @@ class Record:
     views: list[PackedView] = field(default_factory=list)
 
 
-def read_record(path: Path, root: Path) -> Record:
+def read_record(path: Path, root: Path) -> RunRecord:
     """The record of a folder under `root`; whatever is wrong with it becomes its `problems`, never an exception."""
     key = path.relative_to(root).as_posix() if path != root else path.resolve().name
     row: dict[str, Any] = {"key": key, "name": key, "is_run": False, "problems": []}
     try:
         run = Run(path)
     except NewerSchemaError as error:
-        return Record({**row, "state": "newer", "problems": [str(error).replace(str(path), "it", 1)]})
+        return RunRecord({**row, "state": "newer", "problems": [str(error).replace(str(path), "it", 1)]})
     except (UserError, OSError) as error:
         has_meta = (path / layout.META).exists()
         why = (
@@ -45,7 +46,7 @@ def read_record(path: Path, root: Path) -> Record:
             if has_meta
             else "no meta.json: no run, or one whose creation was cut off"
         )
-        return Record({**row, "state": "unreadable" if has_meta else "foreign", "problems": [why]})
+        return RunRecord({**row, "state": "unreadable" if has_meta else "foreign", "problems": [why]})
     return _Reader(run, row["problems"]).record(row)
 
 
@@ -56,17 +57,17 @@ class _Reader:
         self.run = run
         self.problems = problems
 
-    def record(self, row: dict[str, Any]) -> Record:
-        status = self._part(layout.STATUS, lambda: self.run.status, {"state": "unreadable"})
-        results = self._part(layout.RESULTS, lambda: self.run.results, None)
-        evaluations = self._part("eval", lambda: self.run.evaluations, [])
-        events = self._part(layout.METRICS, self.run.events, [])
-        config = self._part(layout.CONFIG, lambda: flat_config(self.run.config), None)
+    def record(self, row: dict[str, Any]) -> RunRecord:
+        status = self._part(layout.STATUS, lambda: self.run.status) or {"state": "unreadable"}
+        results = self._part(layout.RESULTS, lambda: self.run.results)
+        evaluations = self._part("eval", lambda: self.run.evaluations) or []
+        events = self._part(layout.METRICS, self.run.events) or []
+        config = self._part(layout.CONFIG, lambda: flat_config(self.run.config))
         latest = evaluations[-1] if evaluations else {}
-        row = {**row, "is_run": True, **self._part(layout.META, self._identity, {}), **_progress(status)}
-        row |= self._part(layout.METRICS, lambda: self._curves(events, status), {})
-        row |= self._part("the newest evaluation", lambda: _evaluation(latest), {})
-        row |= self._part("the AP numbers", lambda: _numbers(results, latest, events), {})
+        row = {**row, "is_run": True, **(self._part(layout.META, self._identity) or {}), **_progress(status)}
+        row |= self._part(layout.METRICS, lambda: self._curves(events, status)) or {}
+        row |= self._part("the newest evaluation", lambda: _evaluation(latest)) or {}
+        row |= self._part("the AP numbers", lambda: _numbers(results, latest, events)) or {}
         if isinstance(results, dict):
             row["seconds"] = number(results.get(metric_keys.TRAIN_SECONDS)) or row.get("seconds")
             row["images_per_second"] = number(results.get(metric_keys.IMAGES_PER_SECOND), 4)
@@ -74,7 +75,7 @@ class _Reader:
             row["gflops"] = gflops and gflops + (number(results.get(metric_keys.ROI_POOLING_GFLOPS)) or 0.0)
             row["parameters"] = number(results.get(metric_keys.NUM_PARAMETERS), 12)
         self._notes(row)
-        return Record(row, config, self._views())
+        return RunRecord(row, config, self._views())
 
     def _identity(self) -> dict[str, Any]:
         meta = self.run.meta
@@ -101,7 +102,7 @@ class _Reader:
     def _notes(self, row: dict[str, Any]) -> None:
         if row.get("state") == layout.FINISHED and not (self.run.path / layout.RESULTS).exists():
             self.problems.append("finished, but results.json is missing")
-        num_unreadable, torn = self._part(layout.METRICS, self._bad_lines, (0, False))
+        num_unreadable, torn = self._part(layout.METRICS, self._bad_lines) or (0, False)
         if num_unreadable:
             lines = "line" if num_unreadable == 1 else "lines"
             self.problems.append(f"metrics.jsonl: {num_unreadable} unreadable {lines} left out")
@@ -113,14 +114,15 @@ class _Reader:
 
     def _views(self) -> list[PackedView]:
         views = []
-        for image_id in self._part("views", lambda: view_ids(self.run), []):
-            view = self._part(f"views/{image_id}.json", lambda i=image_id: pack_view(self.run, i), None)
+        for image_id in self._part("views", lambda: view_ids(self.run)) or []:
+            view = self._part(f"views/{image_id}.json", partial(pack_view, self.run, image_id))
             if view is not None:
                 views.append(view)
                 self.problems += [self._shortened(problem) for problem in view.problems]
         return views
 
-    def _part(self, what: str, read: Callable[[], T], default: T) -> T:
+    def _part(self, what: str, read: Callable[[], T]) -> T | None:
+        """The part as it is read, or None and a problem where that fails."""
         try:
             return read()
         except UserError as error:  # names the file
@@ -129,7 +131,7 @@ class _Reader:
             problem = f"{what} is damaged: {type(error).__name__}: {error}"
         if problem not in self.problems:
             self.problems.append(problem)
-        return default
+        return None
 
     def _shortened(self, problem: str) -> str:
         """Without the path of the run, which the row shows anyway."""

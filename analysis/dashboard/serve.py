@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import urllib.parse
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from analysis.dashboard.page import build_page
-from analysis.dashboard.source import Content, Source
+from analysis.dashboard.watched_runs import PageContent, WatchedRuns
 from sparse_rcnn.errors import UserError
 
 
@@ -32,13 +34,13 @@ class Server(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        source: Source,
-        content: Content,
+        source: WatchedRuns,
+        content: PageContent,
         interval: float,
-        on_change: Callable[[Content], None] = lambda content: None,
+        on_change: Callable[[PageContent], None] = lambda content: None,
     ) -> None:
         try:
-            super().__init__(address, _Handler)
+            super().__init__(address, _PageHandler)
         except (OSError, OverflowError) as error:
             where = f"{address[0]}:{address[1]}"
             raise UserError(f"cannot serve at {where}: {error}; choose another --port or --host") from error
@@ -52,10 +54,10 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where the page is."""
-        host, port = self.server_address[:2]
+        host, port = self.socket.getsockname()[:2]
         return f"http://{host}:{port}/"
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
         """A browser that has gone away is no error; anything else is shown."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
@@ -86,7 +88,7 @@ class Server(ThreadingHTTPServer):
             self._problem = problem
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _PageHandler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:

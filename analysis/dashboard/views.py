@@ -37,9 +37,9 @@ def collect_views(views: Mapping[str, Sequence[PackedView]], budget: int) -> dic
             responses = view.responses if index < num_heat else None
             runs[key].append({**view.numbers, "scene": view.scene_key, "responses": responses})
     order = {key: index for index, key in enumerate(scenes)}
-    for items in runs.values():
-        for item in items:
-            item["scene"] = order[item["scene"]]
+    for entries in runs.values():
+        for entry in entries:
+            entry["scene"] = order[entry["scene"]]
     notes = _notes(num_images, num_kept, num_heat, any(view.responses for items in views.values() for view in items))
     return {"pictures": pictures, "scenes": list(scenes.values()), "runs": runs, "notes": notes}
 

@@ -1,8 +1,7 @@
-"""python -m analysis figures: figure 1, AP over epochs, and figure 4, an image stage by stage, as PNG and PDF."""
+"""Figure 1 of the paper: AP over epochs of the finished runs of rows, with the published points."""
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 from collections import defaultdict
@@ -13,18 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from analysis.our_rows import our_rows
 from analysis.output import write_figure
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.summaries import choose_recipe
-from analysis.tables.paper_tables import add_source_arguments, summaries_of
-from analysis.tables.rows import our_rows
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.rundir.reader import Run, RunSource
 from sparse_rcnn.rundir.summary import RunSummary
-from sparse_rcnn.rundir.views import read_view, view_ids
 
-BASELINE = "baseline"
 DEFAULT_EXPERIMENTS = tuple(name for name in EXPERIMENTS["table1"] if name is not None)
 # Okabe and Ito (2008), distinct under the common colour blindnesses; black is for what was published.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -35,7 +30,7 @@ PUBLISHED_MARKERS = "x+1*"
 
 
 @dataclass(frozen=True)
-class Curve:
+class APCurve:
     """AP in percent over epochs, both (E,): mean, smallest and largest over n seeds that were evaluated there."""
 
     name: str
@@ -44,63 +39,6 @@ class Curve:
     low: tuple[float, ...]
     high: tuple[float, ...]
     n: int
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source_arguments(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("figures"),
-        metavar="DIR",
-        help="folder for figure1 and figure4, .png and .pdf (default figures)",
-    )
-    parser.add_argument(
-        "--experiments", nargs="+", metavar="NAME", help="rows of figure 1 (default: those of table 1 that have runs)"
-    )
-    parser.add_argument("--score-threshold", type=float, default=0.3, help="boxes of figure 4 (default 0.3)")
-
-
-def run(args: argparse.Namespace) -> None:
-    summaries = summaries_of(args)
-    recipe = choose_recipe(summaries, args.recipe)
-    for path in write_figure1(summaries, recipe, args.out, args.experiments):
-        print(path)
-    figure4, reason = write_figure4(summaries, recipe, args.out, args.score_threshold)
-    for path in figure4:
-        print(path)
-    if reason:
-        print(f"no figure 4: {reason}", file=sys.stderr)
-
-
-def write_figure4(
-    summaries: Sequence[RunSummary], recipe: str, out: Path, score_threshold: float
-) -> tuple[list[Path], str]:
-    """Draw the baseline's proposals and stages on a validation image, the first that can be read.
-
-    Returns:
-        The files, and why there are none.
-    """
-    from analysis.commands.stages import save
-    from analysis.figures.stages import stages_figure
-
-    rows = our_rows(summaries, recipe)
-    used = rows[BASELINE].used if BASELINE in rows else ()
-    problems = []
-    for run in (summary.source for summary in used if isinstance(summary.source, Run)):
-        for view_id in view_ids(run):
-            try:
-                view = read_view(run, view_id)
-                figure = stages_figure(view, score_threshold, with_truth=False)
-            except (UserError, OSError) as error:  # damaged, or without its picture: the next one will do
-                problems.append(str(error))
-                continue
-            paths = [out / f"figure4.{suffix}" for suffix in ("png", "pdf")]
-            for path in paths:
-                save(figure, path)
-            return paths, ""
-    reason = f"no directory of a finished run of {BASELINE} has views (eval.num_pictures)"
-    return [], problems[0] if problems else reason
 
 
 def write_figure1(
@@ -121,7 +59,7 @@ def write_figure1(
     return paths
 
 
-def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[str] | None = None) -> list[Curve]:
+def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[str] | None = None) -> list[APCurve]:
     """The curves of rows, from the evaluations of their finished runs."""
     rows = our_rows(summaries, recipe)
     names = list(dict.fromkeys(experiments or DEFAULT_EXPERIMENTS))
@@ -139,7 +77,7 @@ def curves(summaries: Sequence[RunSummary], recipe: str, experiments: Sequence[s
     return [item for item in found if item.epochs]
 
 
-def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
+def curve(name: str, runs: Sequence[RunSummary]) -> APCurve:
     """One row's AP over epochs, over its seeds; a damaged evaluation is left out and named on stderr."""
     aps: dict[float, list[float]] = defaultdict(list)
     for summary in runs:
@@ -150,7 +88,7 @@ def curve(name: str, runs: Sequence[RunSummary]) -> Curve:
     epochs = tuple(sorted(aps))
     by_epoch = [aps[epoch] for epoch in epochs]
     mean, low, high = (tuple(float(f(own)) for own in by_epoch) for f in (np.mean, min, max))
-    return Curve(name, epochs, mean, low, high, len(runs))
+    return APCurve(name, epochs, mean, low, high, len(runs))
 
 
 def _evaluations(source: RunSource) -> list[dict[str, Any]]:
@@ -174,7 +112,7 @@ def published_points() -> dict[str, tuple[int, float]]:
     return {f"{row['detector']} {row['backbone']}": (row["epochs"], row["AP"]) for row in chosen}
 
 
-def _figure1(chosen: Sequence[Curve], published: Mapping[str, tuple[int, float]], recipe: str) -> Any:
+def _figure1(chosen: Sequence[APCurve], published: Mapping[str, tuple[int, float]], recipe: str) -> Any:
     # Not pyplot: it keeps figures and picks a backend by the screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

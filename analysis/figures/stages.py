@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -14,6 +15,7 @@ matplotlib.use("Agg")  # before pyplot: no display is needed, and none is opened
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
+from analysis.output import write_figure
 from sparse_rcnn.rundir.views import View
 
 # Okabe and Ito's palette, told apart with every common colour blindness, without its black.
@@ -30,7 +32,7 @@ def stages_figure(view: View, score_threshold: float, with_truth: bool) -> Any:
     """
     num_stages, num_proposals = view.scores.shape
     figure, axes = _panels(num_stages + 1, view.size_hw)
-    picture = plt.imread(view.picture)
+    picture = _picture(view)
     colours = _colours(view)
     for panel, axis in enumerate(axes):
         _show(axis, picture, view.size_hw)
@@ -66,7 +68,7 @@ def response_figure(view: View, num_proposals: int) -> Any:
     chosen = np.argsort(-view.scores[-1], kind="stable")[:num_proposals]
     num_stages = len(view.scores)
     pooled_from = np.concatenate((view.proposals_xyxy_abs[None], view.boxes_xyxy_abs[:-1]))
-    picture = plt.imread(view.picture)
+    picture = _picture(view)
     figure, axes = plt.subplots(
         len(chosen),
         num_stages,
@@ -109,6 +111,14 @@ def proposals_figure(boxes_cxcywh_norm: npt.NDArray[np.float64], title: str) -> 
     return figure
 
 
+def save(figure: Any, out: Path) -> None:
+    """Write a figure whole or not at all, and close it."""
+    try:
+        write_figure(out, figure, dpi=200)
+    finally:
+        plt.close(figure)
+
+
 def _panels(num_panels: int, size_hw: tuple[int, int]) -> tuple[Any, Sequence[Any]]:
     num_columns = min(num_panels, MAX_COLUMNS)
     num_rows = -(-num_panels // num_columns)
@@ -123,7 +133,12 @@ def _panels(num_panels: int, size_hw: tuple[int, int]) -> tuple[Any, Sequence[An
     flat = axes.ravel()
     for axis in flat[num_panels:]:
         axis.set_visible(False)
-    return figure, flat[:num_panels]
+    return figure, list(flat[:num_panels])
+
+
+def _picture(view: View) -> Any:
+    assert isinstance(view.picture, Path)  # of a view that is read
+    return plt.imread(view.picture)
 
 
 def _colours(view: View) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from analysis.statistics.coco_columns import FloatArray, IntArray
-from analysis.statistics.matching import Matches
+from analysis.statistics.matching import MatchedDetections
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -19,7 +19,7 @@ class AveragePrecision:
     over those and one over the detections.
     """
 
-    def __init__(self, matches: Matches) -> None:
+    def __init__(self, matches: MatchedDetections) -> None:
         num_thresholds, num_detections = matches.is_true.shape
         num_classes = matches.num_categories
         self.num_images = matches.num_images

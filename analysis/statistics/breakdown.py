@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.statistics.average_precision import AveragePrecision
-from analysis.statistics.coco_columns import Detections, GroundTruth, IntArray
-from analysis.statistics.duplicates import Duplicates, count_duplicates, count_duplicates_of_best
+from analysis.statistics.coco_columns import FoundBoxes, GroundTruth, IntArray
+from analysis.statistics.duplicates import DuplicateCounts, count_duplicates, count_duplicates_of_best
 from analysis.statistics.matching import box_ious, match
 
 BOX_COUNTS = (0, 1, 2, 4, 8, 16)
@@ -20,49 +20,49 @@ CROWDED_IOU = 0.3
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the validation set: how many boxes or images are in it, and the AP in percent, None without a box."""
+class SubsetAP:
+    """AP of a part of the validation set, in percent, None without a box, and how many boxes or images are in it."""
 
     name: str
     count: int
     ap: float | None
 
 
-class Scenes(NamedTuple):
-    """Duplicates in all images, in crowded and in other ones."""
+class CountsByCrowding(NamedTuple):
+    """Counts of duplicates in all images, in crowded and in other ones."""
 
-    everywhere: Duplicates
-    crowded: Duplicates
-    elsewhere: Duplicates
+    everywhere: DuplicateCounts
+    crowded: DuplicateCounts
+    elsewhere: DuplicateCounts
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a stage finds: AP in percent, and the duplicates from a score on and among its N best detections."""
+class StageBreakdown:
+    """AP of a stage in percent, and its duplicates from a score on and among its N best detections."""
 
     index: int
     ap: float | None
-    above_score: Scenes
-    best: Scenes
+    above_score: CountsByCrowding
+    best: CountsByCrowding
 
 
-def by_size(truth: GroundTruth, detections: Detections) -> list[Part]:
+def by_size(truth: GroundTruth, detections: FoundBoxes) -> list[SubsetAP]:
     """AP of small, medium and large boxes (COCO's areas), with the number of boxes."""
     parts = []
     for name in ("small", "medium", "large"):
         matches = match(truth, detections, area=name)
-        parts.append(Part(name, len(matches.truth_images), percent(AveragePrecision(matches)())))
+        parts.append(SubsetAP(name, len(matches.truth_images), percent(AveragePrecision(matches)())))
     return parts
 
 
-def by_class(truth: GroundTruth, precision: AveragePrecision) -> list[Part]:
+def by_class(truth: GroundTruth, precision: AveragePrecision) -> list[SubsetAP]:
     """AP of each class that has boxes, with their number."""
     ap = precision.per_class()
     counts = np.bincount(truth.category_indices[~truth.is_crowd], minlength=len(truth.category_ids))
-    return [Part(truth.class_names[k], int(counts[k]), percent(ap[:, k])) for k in np.flatnonzero(counts).tolist()]
+    return [SubsetAP(truth.class_names[k], int(counts[k]), percent(ap[:, k])) for k in np.flatnonzero(counts).tolist()]
 
 
-def contributions(classes: Sequence[Part], others: Sequence[Part]) -> list[float | None]:
+def contributions(classes: Sequence[SubsetAP], others: Sequence[SubsetAP]) -> list[float | None]:
     """What each class adds to the difference in AP, ``others`` less ``classes``, in points of AP; they sum up to it.
 
     AP is the mean over the classes that have boxes, so a class adds its own difference divided by their number.
@@ -72,37 +72,37 @@ def contributions(classes: Sequence[Part], others: Sequence[Part]) -> list[float
     return [None if a is None or b is None else (b - a) / num_classes for a, b in pairs]
 
 
-def by_box_count(truth: GroundTruth, precision: AveragePrecision) -> list[Part]:
+def by_box_count(truth: GroundTruth, precision: AveragePrecision) -> list[SubsetAP]:
     """AP over the images with so many boxes, with the number of images; crowd boxes are not counted."""
     counts = boxes_per_image(truth)
     parts = []
     for low, high in zip(BOX_COUNTS, [*BOX_COUNTS[1:], None], strict=True):
         name = f"{low} or more" if high is None else str(low) if high == low + 1 else f"{low} to {high - 1}"
-        parts.append(_part(name, (counts >= low) & (counts < (high or np.inf)), precision))
+        parts.append(_subset(name, (counts >= low) & (counts < (high or np.inf)), precision))
     return [part for part in parts if part.count]
 
 
-def by_overlap(truth: GroundTruth, precision: AveragePrecision) -> list[Part]:
+def by_overlap(truth: GroundTruth, precision: AveragePrecision) -> list[SubsetAP]:
     """AP over the images whose two most overlapping boxes have such an IoU, with the number of images."""
     overlaps = largest_overlaps(truth)
-    parts = [_part("none", overlaps == 0, precision)]
+    parts = [_subset("none", overlaps == 0, precision)]
     for low, high in zip(OVERLAPS, [*OVERLAPS[1:], None], strict=True):
         name = f"{low:g} or more" if high is None else f"below {high:g}" if low == 0 else f"{low:g} to {high:g}"
         inside = (overlaps >= low) & (overlaps > 0) & (overlaps < (high or np.inf))
-        parts.append(_part(name, inside, precision))
+        parts.append(_subset(name, inside, precision))
     return [part for part in parts if part.count]
 
 
-def by_stage(truth: GroundTruth, stages: Sequence[Detections], min_score: float) -> list[Stage]:
+def by_stage(truth: GroundTruth, stages: Sequence[FoundBoxes], min_score: float) -> list[StageBreakdown]:
     """AP and duplicates of every stage's own output; crowded images have two boxes with an IoU of ``CROWDED_IOU``."""
     is_crowded = largest_overlaps(truth) >= CROWDED_IOU
     scenes = (None, is_crowded, ~is_crowded)
     found = []
     for index, detections in enumerate(stages):
         ap = percent(AveragePrecision(match(truth, detections))())
-        above_score = Scenes(*(count_duplicates(truth, detections, min_score, images) for images in scenes))
-        best = Scenes(*(count_duplicates_of_best(truth, detections, images) for images in scenes))
-        found.append(Stage(index, ap, above_score, best))
+        above_score = CountsByCrowding(*(count_duplicates(truth, detections, min_score, images) for images in scenes))
+        best = CountsByCrowding(*(count_duplicates_of_best(truth, detections, images) for images in scenes))
+        found.append(StageBreakdown(index, ap, above_score, best))
     return found
 
 
@@ -131,5 +131,5 @@ def percent(ap: npt.NDArray[np.float64]) -> float | None:
     return None if np.isnan(mean) else mean
 
 
-def _part(name: str, images: npt.NDArray[np.bool_], precision: AveragePrecision) -> Part:
-    return Part(name, int(images.sum()), percent(precision(images.astype(np.int64))))
+def _subset(name: str, images: npt.NDArray[np.bool_], precision: AveragePrecision) -> SubsetAP:
+    return SubsetAP(name, int(images.sum()), percent(precision(images.astype(np.int64))))

@@ -63,8 +63,11 @@ class GroundTruth:
 
 
 @dataclass(frozen=True)
-class Detections:
-    """D detections. Shapes: ``image_indices``, ``category_indices``, ``scores`` (D,); ``boxes_xywh_abs`` (D, 4)."""
+class FoundBoxes:
+    """The D boxes that a run found.
+
+    Shapes: ``image_indices``, ``category_indices``, ``scores`` (D,); ``boxes_xywh_abs`` (D, 4).
+    """
 
     image_indices: IntArray
     category_indices: IntArray
@@ -74,14 +77,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def chosen(self, which: npt.NDArray[Any]) -> Detections:
+    def chosen(self, which: npt.NDArray[Any]) -> FoundBoxes:
         """Those of a mask or of indices."""
-        return Detections(
+        return FoundBoxes(
             self.image_indices[which], self.category_indices[which], self.boxes_xywh_abs[which], self.scores[which]
         )
 
 
-def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], source: str) -> Detections:
+def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], source: str) -> FoundBoxes:
     """Detections from the columns image ids, category ids, boxes (xywh, pixels) and scores.
 
     Raises:
@@ -103,7 +106,7 @@ def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], 
         found.append(positions)
     if not (np.isfinite(numbers).all() and np.isfinite(boxes).all()):
         raise UserError(f"{source} has a score or box that is no finite number: evaluate the run again")
-    return Detections(found[0], found[1], boxes, numbers)
+    return FoundBoxes(found[0], found[1], boxes, numbers)
 
 
 def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
@@ -140,7 +143,7 @@ def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
         raise UserError(f"{path} is not a COCO detection file: {error!r}") from error
 
 
-def load_detections(run: Run, truth: GroundTruth) -> Detections:
+def load_detections(run: Run, truth: GroundTruth) -> FoundBoxes:
     """The detections of a finished run on its validation set.
 
     Raises:
@@ -159,7 +162,7 @@ def load_detections(run: Run, truth: GroundTruth) -> Detections:
         raise UserError(f"{path} is no COCO results list: {error!r}") from error
 
 
-def load_stage_detections(run: Run, truth: GroundTruth) -> list[Detections]:
+def load_stage_detections(run: Run, truth: GroundTruth) -> list[FoundBoxes]:
     """The detections of every stage of a finished run, the first stage's first.
 
     Raises:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.statistics.coco_columns import Detections, GroundTruth
+from analysis.statistics.coco_columns import FoundBoxes, GroundTruth
 from analysis.statistics.matching import match, near_pairs
 
 IOU = 0.5
 
 
 @dataclass(frozen=True)
-class Duplicates:
+class DuplicateCounts:
     """Of ``num_detections``, by kind: found a box, again a box already found, an ignored one (crowd), or none at all.
 
     They add up.
@@ -42,8 +42,8 @@ class Duplicates:
 
 
 def count_duplicates(
-    truth: GroundTruth, detections: Detections, min_score: float, images: npt.NDArray[np.bool_] | None = None
-) -> Duplicates:
+    truth: GroundTruth, detections: FoundBoxes, min_score: float, images: npt.NDArray[np.bool_] | None = None
+) -> DuplicateCounts:
     """Count what the detections with a score of at least ``min_score`` are.
 
     Best score first, each takes the free box of its class with the largest IoU of at least 0.5, as COCO's matching. A
@@ -59,8 +59,8 @@ def count_duplicates(
 
 
 def count_duplicates_of_best(
-    truth: GroundTruth, detections: Detections, images: npt.NDArray[np.bool_] | None = None
-) -> Duplicates:
+    truth: GroundTruth, detections: FoundBoxes, images: npt.NDArray[np.bool_] | None = None
+) -> DuplicateCounts:
     """Count what the N best-scored detections are, N the number of boxes without crowd boxes; all if there are fewer.
 
     A stage that scores everything low and one that scores everything high are compared at the same number of
@@ -78,7 +78,7 @@ def count_duplicates_of_best(
     return _count(truth, detections.chosen(best))
 
 
-def removed_percent(first: Duplicates, last: Duplicates) -> float | None:
+def removed_percent(first: DuplicateCounts, last: DuplicateCounts) -> float | None:
     """Of the duplicates per box found in ``first`` the percentage that ``last`` is without; negative if it has more.
 
     None where ``first`` has no duplicate or one of the two finds no box.
@@ -87,7 +87,7 @@ def removed_percent(first: Duplicates, last: Duplicates) -> float | None:
     return 100 * (1 - after / before) if before and after is not None else None
 
 
-def _count(truth: GroundTruth, own: Detections) -> Duplicates:
+def _count(truth: GroundTruth, own: FoundBoxes) -> DuplicateCounts:
     matches = match(truth, own, np.array([IOU]), max_dets=len(own) + 1)
     is_true, is_ignored = (np.zeros(len(own), np.bool_) for _ in range(2))
     is_true[matches.rows], is_ignored[matches.rows] = matches.is_true[0], matches.is_ignored[0]
@@ -97,4 +97,4 @@ def _count(truth: GroundTruth, own: Detections) -> Duplicates:
     overlaps = np.zeros(len(own), np.bool_)
     overlaps[rows] = True
     is_duplicate = overlaps & ~is_true & ~is_ignored
-    return Duplicates(len(own), int(is_true.sum()), int(is_duplicate.sum()), int(is_ignored.sum()))
+    return DuplicateCounts(len(own), int(is_true.sum()), int(is_duplicate.sum()), int(is_ignored.sum()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from analysis.statistics.coco_columns import Detections, FloatArray, GroundTruth, IntArray
+from analysis.statistics.coco_columns import FloatArray, FoundBoxes, GroundTruth, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -18,7 +18,7 @@ _CHUNK = 4_000_000  # pairs of boxes at a time
 
 
 @dataclass(frozen=True)
-class Matches:
+class MatchedDetections:
     """D kept detections sorted by category, then falling score, then image; T IoU thresholds; N images, K categories.
 
     Shapes: ``rows`` (D,) positions in the detections matched; ``image_indices``, ``category_indices`` (D,);
@@ -39,11 +39,11 @@ class Matches:
 
 def match(
     truth: GroundTruth,
-    detections: Detections,
+    detections: FoundBoxes,
     iou_thresholds: FloatArray = IOU_THRESHOLDS,
     area: str = "all",
     max_dets: int = MAX_DETS,
-) -> Matches:
+) -> MatchedDetections:
     """Match as pycocotools does: best score first, each takes the free box of its class with the largest IoU.
 
     Crowd boxes and boxes outside ``area`` are ignored, and so are the detections that find them or that find nothing
@@ -62,7 +62,7 @@ def match(
     is_found = found >= 0
     is_ignored = np.where(is_found, np.append(ignore, False)[found], is_outside)
     order = np.lexsort((ranks, own.image_indices, -own.scores, own.category_indices))
-    return Matches(
+    return MatchedDetections(
         kept[order],
         own.image_indices[order],
         own.category_indices[order],
@@ -87,7 +87,7 @@ def box_ious(boxes_xywh_abs: FloatArray, others_xywh_abs: FloatArray, is_crowd: 
 
 
 def near_pairs(
-    truth: GroundTruth, detections: Detections, min_iou: float, ignore: BoolArray
+    truth: GroundTruth, detections: FoundBoxes, min_iou: float, ignore: BoolArray
 ) -> tuple[IntArray, IntArray, FloatArray]:
     """Pairs of a detection and a box of its image and class with an IoU of at least ``min_iou``.
 
@@ -117,7 +117,7 @@ def _groups(truth: GroundTruth, images: IntArray, categories: IntArray) -> IntAr
     return categories * len(truth.image_ids) + images
 
 
-def _best(truth: GroundTruth, detections: Detections, max_dets: int) -> tuple[IntArray, IntArray]:
+def _best(truth: GroundTruth, detections: FoundBoxes, max_dets: int) -> tuple[IntArray, IntArray]:
     """The detections kept, by class, image and falling score, and their ranks within image and class."""
     groups = _groups(truth, detections.image_indices, detections.category_indices)
     order = np.lexsort((-detections.scores, groups))

@@ -1,60 +1,18 @@
-"""python -m analysis tables: the paper's tables 1 to 9 from finished runs, the published numbers beside them."""
+"""The paper's tables 1 to 9 from finished runs, the published numbers beside them."""
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from analysis.output import add_output_arguments, emit
+from analysis.our_rows import COLUMNS, MeanOverSeeds, MetricColumn, OurRow, baseline_of, missing_row, our_rows
 from analysis.paper.rows import EXPERIMENTS, published_tables
-from analysis.summaries import choose_recipe, load_summaries
-from analysis.tables.formats import DASH, Cell, Footnotes, Grid, render
-from analysis.tables.rows import COLUMNS, Column, OurRow, Value, baseline_of, missing_row, our_rows
+from analysis.tables.formats import DASH, Cell, Footnotes, Grid
 from sparse_rcnn.rundir.summary import RunSummary
 
 TABLES = tuple(EXPERIMENTS)
 _METRICS = {column.published for column in COLUMNS if column.published}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source_arguments(parser)
-    parser.add_argument(
-        "--table", nargs="+", type=int, choices=range(1, 10), metavar="N", help="only these, 1 to 9 (default all)"
-    )
-    add_output_arguments(parser)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--runs`` and ``--recipe``, as all commands over many runs have them."""
-    parser.add_argument(
-        "--runs", nargs="+", type=Path, default=[Path("runs")], metavar="RUNS", help="folders of runs (default runs)"
-    )
-    parser.add_argument("--recipe", help="use runs of this recipe (default: the one there is)")
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The same, and ``--wandb``, for commands that need no more than W&B has."""
-    add_run_arguments(parser)
-    parser.set_defaults(runs=None)
-    parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT", help="runs of a Weights & Biases project, with --runs besides those there"
-    )
-
-
-def summaries_of(args: argparse.Namespace) -> list[RunSummary]:
-    """The runs that `add_source_arguments` asks for."""
-    roots = [Path("runs")] if args.runs is None and args.wandb is None else args.runs or []
-    return load_summaries(roots, args.wandb)
-
-
-def run(args: argparse.Namespace) -> None:
-    summaries = summaries_of(args)
-    recipe = choose_recipe(summaries, args.recipe)
-    tables = [f"table{number}" for number in dict.fromkeys(args.table)] if args.table else TABLES
-    emit(render(build_tables(summaries, recipe, tables), args.format), args.out)
 
 
 def build_tables(summaries: Sequence[RunSummary], recipe: str, tables: Sequence[str] = TABLES) -> list[Grid]:
@@ -100,7 +58,7 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
     )
 
 
-def table_columns(table: str) -> list[Column]:
+def table_columns(table: str) -> list[MetricColumn]:
     """The columns that the paper's table has; where it has a cost, also those that tell the cost without a clock."""
     rows = published_tables()[table]["rows"]
     known = [column for column in COLUMNS if any(column.published in row for row in rows)]
@@ -110,7 +68,7 @@ def table_columns(table: str) -> list[Column]:
 def _our_line(
     ours: OurRow,
     base: OurRow,
-    columns: Sequence[Column],
+    columns: Sequence[MetricColumn],
     labels: Sequence[str],
     row: Mapping[str, Any],
     footnotes: Footnotes,
@@ -134,7 +92,7 @@ def _our_line(
     return tuple(cells)
 
 
-def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
+def difference(ours: OurRow, base: OurRow, column: MetricColumn) -> float | None:
     """A row's mean less the baseline's; None where either is missing or they do not compare.
 
     They compare where the data are the same and, for what a clock measured, the devices too.
@@ -151,7 +109,7 @@ def difference(ours: OurRow, base: OurRow, column: Column) -> float | None:
 
 
 def _published_line(
-    row: Mapping[str, Any], base: Mapping[str, Any], columns: Sequence[Column], labels: Sequence[str]
+    row: Mapping[str, Any], base: Mapping[str, Any], columns: Sequence[MetricColumn], labels: Sequence[str]
 ) -> tuple[Cell, ...]:
     cells = [*(Cell(_label(row[label])) for label in labels), Cell("paper"), Cell("")]
     for column in columns:
@@ -166,7 +124,7 @@ def _published_line(
 
 def _records(
     about: Mapping[str, object],
-    columns: Sequence[Column],
+    columns: Sequence[MetricColumn],
     ours: OurRow | None,
     base: OurRow,
     row: Mapping[str, Any],
@@ -221,7 +179,7 @@ def _reference_data(own: Mapping[str, OurRow], baseline: str) -> tuple[str | Non
     return min(counts, key=lambda prints: (-counts[prints], str(prints)), default=None)
 
 
-def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[Column], recipe: str) -> tuple[str, ...]:
+def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[MetricColumn], recipe: str) -> tuple[str, ...]:
     used = {run.run_id: run for row in own.values() for run in row.used}.values()
     remarks = [
         f"Recipe {recipe}. AP in percent; mean ± sample standard deviation over n seeds, in brackets the difference "
@@ -262,7 +220,7 @@ def _label(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _format(value: Value, column: Column) -> str:
+def _format(value: MeanOverSeeds, column: MetricColumn) -> str:
     spread = "" if value.std is None or column.is_counted else f" ± {value.std:.{column.digits}f}"
     return f"{value.mean:.{column.digits}f}{spread}"
 

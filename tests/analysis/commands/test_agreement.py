@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.commands.agreement import (
-    Spread,
+from analysis.our_rows import OurRow, our_rows
+from analysis.paper.rows import published_rows, published_tables
+from analysis.statistics.agreement import (
+    SeedSpread,
     _interval_over_seeds,
     agreement,
-    agreement_grid,
-    agreements,
-    pair_lines,
     published_noise,
     seed_spread,
     tau_b,
 )
-from analysis.paper.rows import published_rows, published_tables
 from analysis.summaries import load_summaries
-from analysis.tables.rows import OurRow, our_rows
+from analysis.tables.agreement_table import agreement_grid, agreements, pair_lines
 from tests.support.commands import run_command
 from tests.support.runs import make_run
 
@@ -69,15 +67,15 @@ def test_the_spread_is_pooled_over_configurations(tmp_path: Path) -> None:
     aps = {"head_attention": [30, 32], "baseline": [40, 41, 45], "stages_1": [5]}
     found = seed_spread(rows(tmp_path, aps))
     # (1 + 1) + (4 + 1 + 9) over 1 + 2 degrees of freedom.
-    assert found == Spread(pytest.approx((16 / 3) ** 0.5), 3, 2)
+    assert found == SeedSpread(pytest.approx((16 / 3) ** 0.5), 3, 2)
     assert seed_spread(rows(tmp_path / "one", {"baseline": [40], "stages_1": [5]})) is None
 
 
 def test_a_spread_gives_every_table_an_interval(tmp_path: Path) -> None:
     one_seed_each = rows(tmp_path, {"head_attention": [30], "baseline": [40]})
-    found = agreement("table8", one_seed_each, Spread(0.5, 5, 5))
+    found = agreement("table8", one_seed_each, SeedSpread(0.5, 5, 5))
     assert (found.tau, found.over, found.interval) == (1.0, "seeds", (1.0, 1.0))
-    assert agreement("table8", one_seed_each, Spread(20.0, 5, 5)).interval == (-1.0, 1.0)
+    assert agreement("table8", one_seed_each, SeedSpread(20.0, 5, 5)).interval == (-1.0, 1.0)
 
 
 @pytest.mark.parametrize("gap", [0.5, 1.0, 2.0])
@@ -87,7 +85,7 @@ def test_the_interval_covers_what_other_seeds_give(gap: float) -> None:
     published = np.arange(5.0)
     for _ in range(num_trials):
         seen, fresh = gap * published + rng.standard_normal((2, 5))
-        spread = Spread(float(np.sqrt(rng.chisquare(4) / 4)), 4, 4)
+        spread = SeedSpread(float(np.sqrt(rng.chisquare(4) / 4)), 4, 4)
         interval = _interval_over_seeds([np.array([ap]) for ap in seen], published, spread, 400)
         assert interval is not None
         num_covered += interval[0] <= tau_b(fresh, published) <= interval[1]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.commands.compare import compare, group_rows, measure
 from analysis.statistics.coco_columns import load_detections, load_ground_truth
+from analysis.statistics.comparison import compare, group_rows, measure
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.reader import Run
 from tests.support.coco_numbers import random_coco

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.commands.error_breakdown import error_grids
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.breakdown import (
-    Part,
+    SubsetAP,
     boxes_per_image,
     by_box_count,
     by_class,
@@ -21,9 +20,10 @@ from analysis.statistics.breakdown import (
     contributions,
     largest_overlaps,
 )
-from analysis.statistics.coco_columns import Detections, GroundTruth, columns_to_detections
-from analysis.statistics.duplicates import Duplicates, count_duplicates, count_duplicates_of_best, removed_percent
+from analysis.statistics.coco_columns import FoundBoxes, GroundTruth, columns_to_detections
+from analysis.statistics.duplicates import DuplicateCounts, count_duplicates, count_duplicates_of_best, removed_percent
 from analysis.statistics.matching import match
+from analysis.tables.error_tables import error_grids
 from sparse_rcnn.rundir.reader import Run
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 from tests.support.commands import run_command
@@ -36,17 +36,17 @@ def box(image: int, category: int, xywh: list[float], crowd: int = 0) -> dict[st
     return {"id": 9, "image_id": image, "category_id": category, "bbox": xywh, "iscrowd": crowd}
 
 
-def detections(truth: GroundTruth, *records: tuple[int, int, list[float], float]) -> Detections:
+def detections(truth: GroundTruth, *records: tuple[int, int, list[float], float]) -> FoundBoxes:
     columns = zip(*records, strict=True) if records else ([], [], [], [])
     return columns_to_detections(truth, columns, "hand")
 
 
-def coco_detections(truth: GroundTruth, found: list[dict[str, Any]]) -> Detections:
+def coco_detections(truth: GroundTruth, found: list[dict[str, Any]]) -> FoundBoxes:
     """Of a COCO results list."""
     return detections(truth, *((r["image_id"], r["category_id"], r["bbox"], r["score"]) for r in found))
 
 
-def by_hand() -> tuple[GroundTruth, Detections]:
+def by_hand() -> tuple[GroundTruth, FoundBoxes]:
     boxes = [
         box(1, 1, [0, 0, 10, 10]),
         box(1, 1, [50, 0, 10, 10]),
@@ -72,13 +72,13 @@ def by_hand() -> tuple[GroundTruth, Detections]:
 
 def test_duplicates_by_hand() -> None:
     truth, found = by_hand()
-    assert count_duplicates(truth, found, 0.3) == Duplicates(9, 4, 2, 1)
+    assert count_duplicates(truth, found, 0.3) == DuplicateCounts(9, 4, 2, 1)
     assert count_duplicates(truth, found, 0.3).num_others == 2
     assert count_duplicates(truth, found, 0.3).share == pytest.approx(2 / 9)
-    assert count_duplicates(truth, found, 0.0) == Duplicates(10, 4, 3, 1)
-    assert count_duplicates(truth, found, 0.75) == Duplicates(2, 1, 1, 0)
-    assert count_duplicates(truth, found, 0.3, np.array([False, True])) == Duplicates(1, 1, 0, 0)
-    assert count_duplicates(truth, found, 0.95) == Duplicates(0, 0, 0, 0)
+    assert count_duplicates(truth, found, 0.0) == DuplicateCounts(10, 4, 3, 1)
+    assert count_duplicates(truth, found, 0.75) == DuplicateCounts(2, 1, 1, 0)
+    assert count_duplicates(truth, found, 0.3, np.array([False, True])) == DuplicateCounts(1, 1, 0, 0)
+    assert count_duplicates(truth, found, 0.95) == DuplicateCounts(0, 0, 0, 0)
     assert count_duplicates(truth, found, 0.95).share is None
 
 
@@ -86,16 +86,16 @@ def test_a_detection_near_two_boxes_takes_the_free_one() -> None:
     boxes = [box(1, 1, [0, 0, 10, 10]), box(1, 1, [2, 0, 10, 10])]
     truth = GroundTruth.from_coco(IMAGES | {"annotations": boxes})
     two = [(1, 1, [0.0, 0, 10, 10], 0.9), (1, 1, [0.5, 0, 10, 10], 0.8)]
-    assert count_duplicates(truth, detections(truth, *two), 0.3) == Duplicates(2, 2, 0, 0)
+    assert count_duplicates(truth, detections(truth, *two), 0.3) == DuplicateCounts(2, 2, 0, 0)
     three = [*two, (1, 1, [1.0, 0, 10, 10], 0.7)]
-    assert count_duplicates(truth, detections(truth, *three), 0.3) == Duplicates(3, 2, 1, 0)
+    assert count_duplicates(truth, detections(truth, *three), 0.3) == DuplicateCounts(3, 2, 1, 0)
 
 
 def test_what_lies_in_a_crowd_is_no_duplicate() -> None:
     boxes = [box(1, 1, [0, 0, 10, 10]), box(1, 1, [0, 0, 40, 40], crowd=1)]
     truth = GroundTruth.from_coco(IMAGES | {"annotations": boxes})
     two = [(1, 1, [0.0, 0, 10, 10], 0.9), (1, 1, [0.0, 0, 10, 9], 0.8)]
-    assert count_duplicates(truth, detections(truth, *two), 0.3) == Duplicates(2, 1, 0, 1)
+    assert count_duplicates(truth, detections(truth, *two), 0.3) == DuplicateCounts(2, 1, 0, 1)
 
 
 def test_counts_and_overlaps_of_images() -> None:
@@ -141,11 +141,11 @@ def test_stages(tmp_path: Path) -> None:
     assert first.ap is not None
     assert second.ap is not None
     assert first.ap < second.ap
-    assert first.above_score.everywhere == Duplicates(9, 4, 2, 1)
-    assert second.above_score.everywhere == Duplicates(4, 4, 0, 0)
+    assert first.above_score.everywhere == DuplicateCounts(9, 4, 2, 1)
+    assert second.above_score.everywhere == DuplicateCounts(4, 4, 0, 0)
     assert first.above_score.crowded.num_detections == 0, "no boxes overlap"
     assert first.above_score.elsewhere == first.above_score.everywhere
-    assert first.best.everywhere == Duplicates(4, 1, 2, 0), "four boxes without the crowd: the four best"
+    assert first.best.everywhere == DuplicateCounts(4, 1, 2, 0), "four boxes without the crowd: the four best"
     assert second.best == second.above_score
 
 
@@ -216,7 +216,7 @@ def test_contributions_add_up_to_the_difference(seed: int) -> None:
 
 
 def test_a_class_without_ap_contributes_nothing_and_is_not_counted() -> None:
-    first, second = [Part("a", 1, 10.0), Part("b", 1, None)], [Part("a", 1, 30.0), Part("b", 1, None)]
+    first, second = [SubsetAP("a", 1, 10.0), SubsetAP("b", 1, None)], [SubsetAP("a", 1, 30.0), SubsetAP("b", 1, None)]
     assert contributions(first, second) == [20, None]
 
 
@@ -256,13 +256,13 @@ def test_removed_duplicates_by_hand() -> None:
     truth = GroundTruth.from_coco(coco)
     first, last = by_stage(truth, [coco_detections(truth, stage) for stage in records], 0.3)
     # Above the score: 1 duplicate for 1 box found, then 3 for 4; in the crowded image nothing, then 1 for 2.
-    assert first.above_score == (Duplicates(2, 1, 1, 0), Duplicates(0, 0, 0, 0), Duplicates(2, 1, 1, 0))
-    assert last.above_score == (Duplicates(7, 4, 3, 0), Duplicates(3, 2, 1, 0), Duplicates(4, 2, 2, 0))
+    assert first.above_score == (DuplicateCounts(2, 1, 1, 0), DuplicateCounts(0, 0, 0, 0), DuplicateCounts(2, 1, 1, 0))
+    assert last.above_score == (DuplicateCounts(7, 4, 3, 0), DuplicateCounts(3, 2, 1, 0), DuplicateCounts(4, 2, 2, 0))
     removed = [removed_percent(*pair) for pair in zip(first.above_score, last.above_score, strict=True)]
     assert removed == [pytest.approx(25), None, pytest.approx(0)]
     # Of the four best: 2 duplicates for 2 boxes found, then 1 for 3. Of the two best of each image: 1 for 1, then none.
-    assert first.best == (Duplicates(4, 2, 2, 0), Duplicates(2, 1, 1, 0), Duplicates(2, 1, 1, 0))
-    assert last.best == (Duplicates(4, 3, 1, 0), Duplicates(2, 2, 0, 0), Duplicates(2, 2, 0, 0))
+    assert first.best == (DuplicateCounts(4, 2, 2, 0), DuplicateCounts(2, 1, 1, 0), DuplicateCounts(2, 1, 1, 0))
+    assert last.best == (DuplicateCounts(4, 3, 1, 0), DuplicateCounts(2, 2, 0, 0), DuplicateCounts(2, 2, 0, 0))
     removed = [removed_percent(*pair) for pair in zip(first.best, last.best, strict=True)]
     assert removed == pytest.approx([100 * 2 / 3, 100, 100])
     assert removed_percent(last.best.everywhere, first.best.everywhere) == pytest.approx(-200), "added"
@@ -271,13 +271,15 @@ def test_removed_duplicates_by_hand() -> None:
 
 def test_the_best_detections() -> None:
     truth, found = by_hand()
-    assert count_duplicates_of_best(truth, found.chosen(np.array([0, 1]))) == Duplicates(2, 1, 1, 0), "fewer than boxes"
-    assert count_duplicates_of_best(truth, found, np.array([False, True])) == Duplicates(1, 1, 0, 0)
+    assert count_duplicates_of_best(truth, found.chosen(np.array([0, 1]))) == DuplicateCounts(2, 1, 1, 0), (
+        "fewer than boxes"
+    )
+    assert count_duplicates_of_best(truth, found, np.array([False, True])) == DuplicateCounts(1, 1, 0, 0)
     nothing = np.zeros(2, np.bool_)
-    assert count_duplicates_of_best(truth, found, nothing) == Duplicates(0, 0, 0, 0)
+    assert count_duplicates_of_best(truth, found, nothing) == DuplicateCounts(0, 0, 0, 0)
     one = GroundTruth.from_coco(IMAGES | {"annotations": [box(1, 1, [0, 0, 10, 10])]})
     equal = detections(one, (1, 1, [50, 0, 10, 10], 0.5), (1, 1, [0, 0, 10, 10], 0.5))
-    assert count_duplicates_of_best(one, equal) == Duplicates(1, 0, 0, 0), "the earlier of equal scores"
+    assert count_duplicates_of_best(one, equal) == DuplicateCounts(1, 0, 0, 0), "the earlier of equal scores"
 
 
 def test_the_command_says_what_later_stages_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.commands.report import Comments, read_comments
+from analysis.commands.report import SECTIONS
+from analysis.comments import Comments, read_comments
 from analysis.figures.convergence import COLOURS, curves, published_points
 from analysis.summaries import load_summaries
 from analysis.tables.formats import DASH
@@ -159,12 +160,12 @@ def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
 
 def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "comments.md"
-    assert read_comments(path) == Comments({}, None)
+    assert read_comments(path, SECTIONS) == Comments({}, None)
     path.write_text("## tabel8\nx\n")
     with pytest.raises(UserError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
-        read_comments(path)
+        read_comments(path, SECTIONS)
     path.write_text("## table8\nx\n## table8\ny\n")
     with pytest.raises(UserError, match="has the section 'table8' twice: join them"):
-        read_comments(path)
+        read_comments(path, SECTIONS)
     path.write_text("## table8\nx\n\n### Below\ny\n## errors\n")
-    assert read_comments(path) == Comments({"table8": "x\n\n### Below\ny", "errors": ""}, None)
+    assert read_comments(path, SECTIONS) == Comments({"table8": "x\n\n### Below\ny", "errors": ""}, None)

@@ -20,7 +20,7 @@ pytest.importorskip("plotly", reason="the dashboard draws with plotly, which is 
 
 from analysis.__main__ import main
 from analysis.commands import dashboard
-from analysis.dashboard import page, source
+from analysis.dashboard import page, watched_runs
 from analysis.dashboard.collect import collect
 from analysis.dashboard.curves import downsample, wall_seconds
 from analysis.dashboard.factors import compact, find_factors, flat_config
@@ -29,8 +29,8 @@ from analysis.dashboard.page import build_page, script_json
 from analysis.dashboard.record import read_record
 from analysis.dashboard.serve import Server
 from analysis.dashboard.signature import signature
-from analysis.dashboard.source import Source
 from analysis.dashboard.views import collect_views
+from analysis.dashboard.watched_runs import WatchedRuns
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.reader import Run
 from tests.support.dashboard_pages import NASTY, arguments, data_in, get, serving, wait_for
@@ -180,7 +180,7 @@ class TestBadFolders:
         good = make_logged_run(tmp_path, "good")
         path = make_logged_run(tmp_path, "bad")
         (path / name).write_text(content)
-        made = Source(tmp_path, 10**8).read()
+        made = WatchedRuns(tmp_path, 10**8).read()
         rows = data_in(build_page(made.data, made.views))["runs"]
         assert [row["key"] for row in rows] == ["bad/0123456789ab-seed0", "good/0123456789ab-seed0"]
         assert rows[1]["ap"][0] == 50.0
@@ -244,11 +244,11 @@ class TestBadFolders:
         (tmp_path / ".sweeps" / "x").mkdir(parents=True)
         (tmp_path / "note.txt").touch()
         # A run in the root makes the folders beside it places of runs.
-        keys = [row["key"] for row in json.loads(Source(tmp_path, 10**8).read().data)["runs"]]
+        keys = [row["key"] for row in json.loads(WatchedRuns(tmp_path, 10**8).read().data)["runs"]]
         assert keys == [f"a/{first.name}", "b", flat.name, "empty"]
         assert read_record(first, first).row["key"] == first.name
         with pytest.raises(UserError, match="absent does not exist; give the runs_root"):
-            Source(tmp_path / "absent", 10**6).read()
+            WatchedRuns(tmp_path / "absent", 10**6).read()
 
 
 class TestCurves:
@@ -415,7 +415,7 @@ class TestPage:
     def test_text_of_runs_breaks_out_nowhere(self, tmp_path: Path) -> None:
         path = make_logged_run(tmp_path, NASTY, folder="<img src=x onerror=alert(1)>", classes=(NASTY, "b"))
         add_views(path, [view_content(1, classes=(NASTY, "b"))])
-        made = Source(tmp_path, 10**8).read()
+        made = WatchedRuns(tmp_path, 10**8).read()
         html = build_page(made.data, made.views)
         assert b"onerror=alert(1)>" not in html
         assert html.count(b"</script>") == build_page("null", "null").count(b"</script>")
@@ -516,8 +516,10 @@ class TestServe:
     def test_only_changed_runs_are_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         paths = [make_logged_run(tmp_path, name) for name in "abc"]
         reads: list[Path] = []
-        monkeypatch.setattr(source, "read_record", lambda path, root: reads.append(path) or read_record(path, root))
-        runs = Source(tmp_path, 10**8)
+        monkeypatch.setattr(
+            watched_runs, "read_record", lambda path, root: reads.append(path) or read_record(path, root)
+        )
+        runs = WatchedRuns(tmp_path, 10**8)
         first = runs.read()
         assert reads == paths
         assert runs.read().is_as(first)
@@ -545,7 +547,7 @@ class TestServe:
     def test_over_http(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = make_logged_run(tmp_path / "runs", state="running")
         out = tmp_path / "page.html"
-        runs = Source(tmp_path / "runs", 10**8)
+        runs = WatchedRuns(tmp_path / "runs", 10**8)
         with serving(Server(("127.0.0.1", 0), runs, runs.read_or_refuse(), 0.05, lambda c: write_to(out, c))) as server:
             data, views = get(server, "data.json"), get(server, "views.json")
             assert data["runs"][0]["train"]["step"][-1] == 150
@@ -566,7 +568,7 @@ class TestServe:
             assert get(server, "data.json")["runs"][0]["train"]["step"][-1] == 160
 
 
-def write_to(out: Path, content: source.Content) -> None:
+def write_to(out: Path, content: watched_runs.PageContent) -> None:
     dashboard.write_page(out, content)
 
 

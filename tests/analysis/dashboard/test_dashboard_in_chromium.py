@@ -16,7 +16,7 @@ pytest.importorskip("plotly", reason="the dashboard draws with plotly, which is 
 
 from analysis.commands import dashboard
 from analysis.dashboard.serve import Server
-from analysis.dashboard.source import Source
+from analysis.dashboard.watched_runs import WatchedRuns
 from tests.support.dashboard_pages import NASTY, arguments, data_in, serving, wait_for
 from tests.support.runs import event, make_logged_run, small_config, write_json
 from tests.support.views import add_views, view_content
@@ -366,7 +366,7 @@ class TestInChromium:
         path = make_logged_run(tmp_path, "going_on", state="running", ap=0.5)
         add_views(path, [view_content(1)])
         make_logged_run(tmp_path, "other", identity="b" * 12, ap=0.9)
-        runs = Source(tmp_path, 10**8)
+        runs = WatchedRuns(tmp_path, 10**8)
         with serving(Server(("127.0.0.1", 0), runs, runs.read_or_refuse(), 0.2)) as server:
             tab = browse(server.url)
             pick(tab, "going_on s0")

@@ -8,11 +8,11 @@ from scipy import stats
 
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.bootstrap import difference, holm, metrics_of, resample, welch
-from analysis.statistics.coco_columns import Detections, GroundTruth
+from analysis.statistics.coco_columns import FoundBoxes, GroundTruth
 from analysis.statistics.matching import match
 
 
-def random_set(rng: np.random.Generator, num_images: int, quality: float) -> tuple[GroundTruth, list[Detections]]:
+def random_set(rng: np.random.Generator, num_images: int, quality: float) -> tuple[GroundTruth, list[FoundBoxes]]:
     """One box an image, and two detectors that each miss some of them and shift the others; the second is better."""
     box = np.array([10.0, 10.0, 50.0, 50.0])
     images = np.arange(num_images)
@@ -27,11 +27,11 @@ def random_set(rng: np.random.Generator, num_images: int, quality: float) -> tup
         shift = np.where(hard + 0.3 * rng.normal(size=num_images) < skill, 2.0, 40.0)
         boxes = np.tile(box, (num_images, 1))
         boxes[:, 0] += shift
-        detectors.append(Detections(images, zeros, boxes, rng.random(num_images)))
+        detectors.append(FoundBoxes(images, zeros, boxes, rng.random(num_images)))
     return truth, detectors
 
 
-def precisions(truth: GroundTruth, detectors: list[Detections]) -> list[list[AveragePrecision]]:
+def precisions(truth: GroundTruth, detectors: list[FoundBoxes]) -> list[list[AveragePrecision]]:
     return [[AveragePrecision(match(truth, own))] for own in detectors]
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from analysis.statistics.average_precision import AveragePrecision
-from analysis.statistics.coco_columns import Detections, GroundTruth, columns_to_detections
+from analysis.statistics.coco_columns import FoundBoxes, GroundTruth, columns_to_detections
 from analysis.statistics.matching import AREAS, box_ious, match
 from sparse_rcnn.errors import UserError
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 
 
-def columns(coco: dict[str, Any], records: list[dict[str, Any]]) -> tuple[GroundTruth, Detections]:
+def columns(coco: dict[str, Any], records: list[dict[str, Any]]) -> tuple[GroundTruth, FoundBoxes]:
     truth = GroundTruth.from_coco(coco)
     values = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
     return truth, columns_to_detections(truth, values, "detections")

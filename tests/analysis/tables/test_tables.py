@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from analysis.our_rows import COLUMNS, baseline_of, our_rows
 from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
 from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.formats import DASH, Grid
 from analysis.tables.paper_tables import TABLES, build_table, build_tables
-from analysis.tables.rows import COLUMNS, baseline_of, our_rows
 from sparse_rcnn.errors import UserError
 from tests.support.commands import run_command
 from tests.support.paths import ROOT, shared

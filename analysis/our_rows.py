@@ -12,7 +12,7 @@ from sparse_rcnn.rundir.summary import RunSummary
 
 
 @dataclass(frozen=True)
-class Column:
+class MetricColumn:
     """A number in a table: ``key`` of results.json times ``scale``; ``published`` is its name in tables.json, which
     gives so many digits. ``plus`` is a key that belongs to it and that older runs lack.
     """
@@ -38,11 +38,11 @@ class Column:
 
 _AP = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 COLUMNS = (
-    *(Column(name, metric_keys.bbox(name), 100.0, 1, name, 1) for name in _AP),
-    Column("FPS", metric_keys.FPS, 1.0, 1, "FPS"),
-    Column("training h", metric_keys.TRAIN_SECONDS, 1 / 3600, 2, "training_hours"),
-    Column("params M", metric_keys.NUM_PARAMETERS, 1e-6, 2, None),
-    Column("GFLOPs", metric_keys.FORWARD_GFLOPS, 1.0, 2, None, plus=metric_keys.ROI_POOLING_GFLOPS),
+    *(MetricColumn(name, metric_keys.bbox(name), 100.0, 1, name, 1) for name in _AP),
+    MetricColumn("FPS", metric_keys.FPS, 1.0, 1, "FPS"),
+    MetricColumn("training h", metric_keys.TRAIN_SECONDS, 1 / 3600, 2, "training_hours"),
+    MetricColumn("params M", metric_keys.NUM_PARAMETERS, 1e-6, 2, None),
+    MetricColumn("GFLOPs", metric_keys.FORWARD_GFLOPS, 1.0, 2, None, plus=metric_keys.ROI_POOLING_GFLOPS),
 )
 
 MAX_DEVIATIONS = 4  # of a run, named in a flag
@@ -57,7 +57,7 @@ def baseline_of(table: str) -> str:
 
 
 @dataclass(frozen=True)
-class Value:
+class MeanOverSeeds:
     """Mean and sample standard deviation (None for one run) over n seeds."""
 
     mean: float
@@ -74,20 +74,22 @@ class OurRow:
     flags: tuple[str, ...]
     command: str
 
-    def lacks(self, column: Column) -> bool:
+    def lacks(self, column: MetricColumn) -> bool:
         """Whether a run has only a part of the number: a run of an older version."""
         return column.plus is not None and any(
             column.key in run.values and column.plus not in run.values for run in self.used
         )
 
-    def value(self, column: Column) -> Value | None:
+    def value(self, column: MetricColumn) -> MeanOverSeeds | None:
         """Over the runs that have the number; COCO's -1, for no ground truth of a size, is none."""
         having = [run for run in self.used if run.values.get(column.key, -1.0) >= 0]
         if not having:
             return None
         found = [run.values[column.key] + run.values.get(column.plus or "", 0.0) for run in having]
         scaled = [column.scale * value for value in found]
-        return Value(statistics.fmean(scaled), statistics.stdev(scaled) if len(scaled) > 1 else None, len(scaled))
+        return MeanOverSeeds(
+            statistics.fmean(scaled), statistics.stdev(scaled) if len(scaled) > 1 else None, len(scaled)
+        )
 
 
 def our_rows(summaries: Sequence[RunSummary], recipe: str) -> dict[str, OurRow]:

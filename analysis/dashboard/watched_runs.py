@@ -12,7 +12,7 @@ from typing import Any
 
 from analysis.dashboard.collect import collect, is_silent
 from analysis.dashboard.page import fixed_size, script_json
-from analysis.dashboard.record import Record, read_record
+from analysis.dashboard.record import RunRecord, read_record
 from analysis.dashboard.signature import Signature, signature
 from analysis.dashboard.views import collect_views
 from sparse_rcnn.errors import UserError
@@ -22,7 +22,7 @@ BUDGET_STEP = 2**16  # bytes
 
 
 @dataclass(frozen=True)
-class Content:
+class PageContent:
     """Data and views as JSON that may stand in a script element; each holds its `version`, a hash of the rest."""
 
     data: str
@@ -30,12 +30,12 @@ class Content:
     views: str
     views_version: str
 
-    def is_as(self, other: Content) -> bool:
+    def is_as(self, other: PageContent) -> bool:
         """Whether both say the same, whenever they were read."""
         return (self.data_version, self.views_version) == (other.data_version, other.views_version)
 
 
-class Source:
+class WatchedRuns:
     """The runs under a root.
 
     Args:
@@ -47,13 +47,13 @@ class Source:
         self.root = root
         self.max_bytes = max_bytes
         self.num_runs = 0
-        self._records: dict[Path, tuple[Signature, Record]] = {}
+        self._records: dict[Path, tuple[Signature, RunRecord]] = {}
         # What the last content was made from: where nothing has changed, looking again costs next to nothing.
         self._seen: object = None
         self._views_seen: object = None
-        self._content = Content("", "", "", "")
+        self._content = PageContent("", "", "", "")
 
-    def read(self) -> Content:
+    def read(self) -> PageContent:
         """The content as it is now.
 
         Raises:
@@ -66,11 +66,11 @@ class Source:
         seen = [(path, files, is_silent(record.row, now)) for path, (files, record) in self._records.items()]
         if seen != self._seen:
             data, data_version = _versioned(collect(records, str(self.root), now))
-            self._content = Content(data, data_version, *self._views(records, len(data)))
+            self._content = PageContent(data, data_version, *self._views(records, len(data)))
             self._seen = seen
         return self._content
 
-    def _views(self, records: Sequence[Record], data_size: int) -> tuple[str, str]:
+    def _views(self, records: Sequence[RunRecord], data_size: int) -> tuple[str, str]:
         # In coarse steps, so that a log that grows by a line does not make all views anew.
         budget = self.max_bytes - fixed_size() - (data_size // BUDGET_STEP + 1) * BUDGET_STEP
         views = {record.row["key"]: record.views for record in records if record.views}
@@ -80,7 +80,7 @@ class Source:
             return _versioned(collect_views(views, budget))
         return self._content.views, self._content.views_version
 
-    def read_or_refuse(self) -> Content:
+    def read_or_refuse(self) -> PageContent:
         """The content as it is now.
 
         Raises:
@@ -94,7 +94,7 @@ class Source:
             )
         return content
 
-    def _record(self, path: Path) -> tuple[Signature, Record]:
+    def _record(self, path: Path) -> tuple[Signature, RunRecord]:
         files = signature(path)
         known = self._records.get(path)
         # A folder that changes while it is read has another signature at the next look, and is read again.

@@ -1,11 +1,7 @@
-"""python -m analysis errors: where a run's AP, or the difference between two, comes from.
-
-AP by size, class, crowding and stage; duplicates by stage.
-"""
+"""Tables of where the AP of a run, or the difference between two, comes from."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,46 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.output import add_output_arguments, emit
 from analysis.statistics import breakdown
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.bootstrap import METRICS, metrics_of
-from analysis.statistics.breakdown import CROWDED_IOU, Part, Stage
+from analysis.statistics.breakdown import CROWDED_IOU, StageBreakdown, SubsetAP
 from analysis.statistics.coco_columns import check_same_data, load_detections, load_ground_truth, load_stage_detections
-from analysis.statistics.duplicates import IOU, Duplicates, removed_percent
+from analysis.statistics.duplicates import IOU, DuplicateCounts, removed_percent
 from analysis.statistics.matching import match
-from analysis.tables.formats import DASH, Cell, Grid, grid, render
-from sparse_rcnn.errors import UserError
+from analysis.tables.formats import DASH, Cell, Grid, grid
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.reader import Run
 
 MIN_SCORE = 0.3
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="one run directory, or two to compare")
-    parser.add_argument("--annotations", type=Path, help="the validation annotations (default: where the run says)")
-    parser.add_argument(
-        "--score",
-        type=float,
-        default=MIN_SCORE,
-        help=f"duplicates are counted from this score on (default {MIN_SCORE})",
-    )
-    add_output_arguments(parser)
-
-
-def run(args: argparse.Namespace) -> None:
-    if len(args.runs) > 2:
-        raise UserError(f"{len(args.runs)} runs are given: give one, or two to compare")
-    if len({path.resolve() for path in args.runs}) < len(args.runs):
-        raise UserError(f"{args.runs[0]} is given twice: give it once, or another run to compare it with")
-    if not 0 <= args.score <= 1:
-        raise UserError(f"--score {args.score:g}: scores lie between 0 and 1, give such a number, as {MIN_SCORE}")
-    runs = [Run(path) for path in args.runs]
-    for item in runs:
-        if not item.is_finished:
-            raise UserError(f"{item.path} is not finished ({item.status.get('state')}): finish it first")
-    emit(render(error_grids(runs, args.annotations, args.score), args.format), args.out)
 
 
 def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float = MIN_SCORE) -> list[Grid]:
@@ -72,7 +40,7 @@ def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float 
         _parts_grid("AP by size", "size", "boxes", names, [breakdown.by_size(truth, own) for own in detections]),
         _classes_grid(names, [breakdown.by_class(truth, precision) for precision in precisions]),
     ]
-    sections: tuple[tuple[str, str, str, Callable[..., list[Part]]], ...] = (
+    sections: tuple[tuple[str, str, str, Callable[..., list[SubsetAP]]], ...] = (
         ("AP by number of boxes in the image", "boxes in it", "images", breakdown.by_box_count),
         ("AP by the largest IoU between boxes of the image", "IoU", "images", breakdown.by_overlap),
     )
@@ -113,14 +81,14 @@ def _ap_grid(names: Sequence[str], precisions: Sequence[AveragePrecision], compa
     return grid("AP", ["metric", *_headers(names)], rows, remarks=remarks)
 
 
-def _parts_grid(title: str, label: str, unit: str, names: Sequence[str], parts: Sequence[Sequence[Part]]) -> Grid:
+def _parts_grid(title: str, label: str, unit: str, names: Sequence[str], parts: Sequence[Sequence[SubsetAP]]) -> Grid:
     rows = []
     for own in zip(*parts, strict=True):
         rows.append([own[0].name, str(own[0].count), *_values([part.ap for part in own])])
     return grid(title, [label, unit, *_headers(names)], rows)
 
 
-def _classes_grid(names: Sequence[str], classes: Sequence[Sequence[Part]]) -> Grid:
+def _classes_grid(names: Sequence[str], classes: Sequence[Sequence[SubsetAP]]) -> Grid:
     table = _parts_grid("AP by class", "class", "boxes", names, classes)
     if len(names) < 2:
         return table
@@ -133,14 +101,14 @@ def _classes_grid(names: Sequence[str], classes: Sequence[Sequence[Part]]) -> Gr
     return replace(table, header=(*table.header, "contribution"), groups=groups, remarks=(remark,))
 
 
-def _stage_grid(names: Sequence[str], stages: Sequence[Sequence[Stage]]) -> Grid:
+def _stage_grid(names: Sequence[str], stages: Sequence[Sequence[StageBreakdown]]) -> Grid:
     rows = []
     for index, own in enumerate(zip_longest(*stages)):
         rows.append([str(index), *_values([None if stage is None else stage.ap for stage in own])])
     return grid("AP by stage, each stage's own output", ["stage", *_headers(names)], rows)
 
 
-def _duplicates_grid(name: str, stages: Sequence[Stage], min_score: float) -> Grid:
+def _duplicates_grid(name: str, stages: Sequence[StageBreakdown], min_score: float) -> Grid:
     header = ["stage", "detections", "find a box", "duplicates", "on nothing", "share"]
     header += ["share, crowded", "share, others", "per box found", "per box found, N best"]
     rows = []
@@ -161,7 +129,7 @@ def _duplicates_grid(name: str, stages: Sequence[Stage], min_score: float) -> Gr
     return grid(f"Duplicates by stage: {name}", header, rows, remarks=(remark, *_removed_remark(stages)))
 
 
-def _removed_remark(stages: Sequence[Stage]) -> tuple[str, ...]:
+def _removed_remark(stages: Sequence[StageBreakdown]) -> tuple[str, ...]:
     """What the later stages make of the first one's duplicates, in a sentence; nothing to say of a single stage."""
     if len(stages) < 2:
         return ()
@@ -171,13 +139,13 @@ def _removed_remark(stages: Sequence[Stage]) -> tuple[str, ...]:
     return (f"Duplicates per box found from the first to the last stage: {above_score}; among the N best {best}.",)
 
 
-def _change(first: Duplicates, last: Duplicates) -> str:
+def _change(first: DuplicateCounts, last: DuplicateCounts) -> str:
     percent = removed_percent(first, last)
     verdict = "" if percent is None else f", {abs(percent):.1f}% {'added' if percent < 0 else 'removed'}"
     return f"{_ratio(first)} to {_ratio(last)}{verdict}"
 
 
-def _removed_grid(names: Sequence[str], stages: Sequence[Sequence[Stage]], min_score: float) -> Grid:
+def _removed_grid(names: Sequence[str], stages: Sequence[Sequence[StageBreakdown]], min_score: float) -> Grid:
     groups = []
     for measure, scenes in (
         (f"score ≥ {min_score:g}", [[stage.above_score for stage in own] for own in stages]),
@@ -196,7 +164,7 @@ def _removed_grid(names: Sequence[str], stages: Sequence[Sequence[Stage]], min_s
     return Grid("Duplicates removed by later stages", header, tuple(groups), num_label_columns=3, remarks=(remark,))
 
 
-def _ends(stages: Sequence[Duplicates]) -> list[float | None]:
+def _ends(stages: Sequence[DuplicateCounts]) -> list[float | None]:
     """Duplicates per box found of the first and of the last stage, and the percentage removed if they are two."""
     first, last = stages[0], stages[-1]
     return [first.per_box_found, last.per_box_found, removed_percent(first, last) if len(stages) > 1 else None]
@@ -212,11 +180,11 @@ def _ends_rows(
     return tuple(tuple(map(Cell, (*labels, *row))) for row in rows)
 
 
-def _ratio(count: Duplicates) -> str:
+def _ratio(count: DuplicateCounts) -> str:
     return _number(count.per_box_found, ".2f")
 
 
-def _share(count: Duplicates) -> str:
+def _share(count: DuplicateCounts) -> str:
     return DASH if count.share is None else f"{100 * count.share:.1f}%"
 
 
