@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
     if not 0 < args.sustained_tflops < float("inf"):
         parser.error("--sustained-tflops must be above 0")
     if (args.write_rows or args.add_identities) and (args.recipe is not None or args.overrides):
-        parser.error("golden files take neither a recipe nor overrides: they are those of the rows as they are")
+        option = "--write-rows" if args.write_rows else "--add-identities"
+        parser.error(f"{option} takes neither a recipe nor overrides: the file is that of the rows as they are")
     if args.write_rows:
         run_cli(lambda: _write_rows(args.write_rows, conf_dir))
     elif args.add_identities:
