@@ -111,7 +111,7 @@ def agreement(
         tau = _none_if_nan(float(tau_b(ours, theirs)))
         p_value = _none_if_nan(float(stats.kendalltau(ours, theirs).pvalue))
         if spread is not None:
-            interval = _interval_over_seeds(values, theirs, spread, num_resamples)
+            interval = interval_over_seeds(values, theirs, spread, num_resamples)
         elif len(known) >= MIN_ROWS:
             interval = _interval_over_rows(ours, theirs, num_resamples)
     return TableAgreement(table, len(published), len(known), tau, p_value, interval, over, tuple(pairs))
@@ -126,7 +126,7 @@ def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray
     return np.divide(total, norm, out=np.full(np.shape(total), np.nan), where=norm > 0)
 
 
-def _interval_over_seeds(
+def interval_over_seeds(
     values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], spread: SeedSpread, num_resamples: int
 ) -> tuple[float, float] | None:
     generator = np.random.default_rng(0)
