@@ -129,6 +129,7 @@ def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray
 def interval_over_seeds(
     values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], spread: SeedSpread, num_resamples: int
 ) -> tuple[float, float] | None:
+    """Interval that covers about 95 % of the tau-b that other seeds would give; None where no draw has a tau."""
     generator = np.random.default_rng(0)
     means, counts = np.array([own.mean() for own in values]), np.array([len(own) for own in values])
     # The means at hand have as much noise as those of other seeds will have: twice the variance. And each draw has a
