@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    replace_what_cannot_be_encoded()
+    replace_unencodable_characters()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def replace_what_cannot_be_encoded() -> None:
+def replace_unencodable_characters() -> None:
     """Print ? for what the encoding of stdout lacks, such as ± in ASCII, instead of ending in a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":  # anything else was chosen
         sys.stdout.reconfigure(errors="replace")

@@ -14,7 +14,7 @@ _WRITTEN_FOR = re.compile(r"<!-- written for numbers ([0-9a-f]{12}) -->")
 
 @dataclass(frozen=True)
 class Comments:
-    """The hand-written paragraphs by section, and the numbers that they were written for, where they say so."""
+    """The hand-written paragraphs by section, and the numbers that they were written for, where these are given."""
 
     sections: Mapping[str, str]
     written_for: str | None
@@ -23,7 +23,7 @@ class Comments:
 def read_comments(path: Path, known: Sequence[str]) -> Comments:
     """The hand-written paragraphs: each section's text below a heading ``## table7``; none without the file.
 
-    A line ``<!-- written for numbers 0123456789ab -->``, as the page gives it, lets a later page say that they have
+    A line ``<!-- written for numbers 0123456789ab -->``, as the page gives it, lets a later page note that they have
     changed.
 
     Raises:

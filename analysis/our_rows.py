@@ -67,7 +67,7 @@ class MeanOverSeeds:
 
 @dataclass(frozen=True)
 class OurRow:
-    """What our runs give for an experiment: the runs used, sorted by seed, and flags, each a sentence."""
+    """Our results for an experiment: the runs used, sorted by seed, and flags, each a sentence."""
 
     experiment: str
     used: tuple[RunSummary, ...]
@@ -165,7 +165,7 @@ def _short(lines: Sequence[str]) -> str:
 
 
 def _chosen_identity(finished: Sequence[RunSummary]) -> str | None:
-    """Configurations are no seeds of one another: the one with most seeds is taken, of equal ones the newest."""
+    """Different configurations are not seeds of one row: the one with most seeds is taken, of equal ones the newest."""
     by_identity: dict[str, list[RunSummary]] = defaultdict(list)
     for run in finished:
         by_identity[run.identity].append(run)

@@ -23,7 +23,7 @@ def load_summaries(roots: Iterable[str | Path], wandb_project: str | None = None
     Of several copies a finished one is taken, the newest of those, a directory before W&B.
 
     Raises:
-        UserError: a root is no folder, the project cannot be read, or a run was written by a newer schema.
+        UserError: a root is not a folder, the project cannot be read, or a run was written by a newer schema.
     """
     sources: list[RunSource] = []
     for root in roots:

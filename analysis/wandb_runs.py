@@ -55,7 +55,7 @@ class WandbRun:
 
     @property
     def status(self) -> dict[str, Any]:
-        """status.json as it was when W&B was told last."""
+        """status.json as it was last logged to W&B."""
         return dict(self._summary.get(remote_copy.STATUS) or {"state": layout.CREATED})
 
     @property
@@ -74,7 +74,7 @@ class WandbRun:
                 if all(isinstance(row.get(key), int | float) and math.isfinite(row[key]) for key in (STEP, EPOCH, AP)):
                     rows[int(row[STEP])] = row
         except Exception as error:  # whatever the network, the server and the key do wrong
-            raise wandb_refuses(f"W&B does not give the history of {self.run_id}", error) from error
+            raise wandb_error(f"W&B does not give the history of {self.run_id}", error) from error
         # The digits of the evaluation's file.
         return [
             {"step": step, "epoch": round(row[EPOCH], 6), "metrics": {AP: row[AP]}}
@@ -111,7 +111,7 @@ def find_wandb_runs(project: str) -> tuple[list[WandbRun], int]:
         for run in wandb.Api().runs(f"{entity}/{name}", per_page=100, lazy=False):
             found.append(run)
     except Exception as error:  # whatever the network, the server and the key do wrong
-        raise wandb_refuses(f"W&B does not give the runs of {project}", error) from error
+        raise wandb_error(f"W&B does not give the runs of {project}", error) from error
     runs = []
     for run in found:
         try:
@@ -123,8 +123,8 @@ def find_wandb_runs(project: str) -> tuple[list[WandbRun], int]:
     return runs, len(found) - len(runs)
 
 
-def wandb_refuses(what: str, error: Exception) -> RunError:
-    """What a user can do about an error of W&B's."""
+def wandb_error(what: str, error: Exception) -> RunError:
+    """An error of W&B as one for the user, with a way out."""
     lines = str(error).strip().splitlines()
     return RunError(
         f"{what}: {type(error).__name__}: {lines[0] if lines else ''}; it needs a key (wandb login) and a network"

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.arguments import add_bootstrap_arguments, add_run_arguments, check_bootstrap_arguments
@@ -14,8 +14,9 @@ from analysis.comments import Comments, read_comments
 from analysis.figures.convergence import curves, write_figure1
 from analysis.figures.figure4 import write_figure4
 from analysis.our_rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
-from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
-from analysis.statistics.comparison import ComparedRow, MeasuredRows, compare, measure
+from analysis.paper.rows import EXPERIMENTS, experiments_of, published_rows, published_tables
+from analysis.statistics.comparison import compare
+from analysis.statistics.measured_suite import MeasuredSuite, measure_suite
 from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.agreement_table import agreements, pair_lines
 from analysis.tables.comparison_table import comparison_grid
@@ -24,7 +25,7 @@ from analysis.tables.formats import DASH, Grid, grid, render
 from analysis.tables.paper_tables import build_table
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.rundir.summary import RunSummary
 
 COMMENTS = "comments.md"
@@ -32,19 +33,6 @@ PAGE = "README.md"
 FIGURE4_SCORE = 0.3
 PAPER_RECIPE = "paper"  # under which the published numbers were trained
 SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "errors")
-
-
-@dataclass(frozen=True)
-class MeasuredSuite:
-    """The configurations that were measured, each experiment's index among them, or the reason why none was.
-
-    ``left_out`` names those that were not, with the reason.
-    """
-
-    measured: MeasuredRows | None
-    index: Mapping[str, int]
-    reason: str | None
-    left_out: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = choose_recipe(summaries, args.recipe)
     comments = read_comments(args.out / COMMENTS, SECTIONS)
     rows = our_rows(summaries, recipe)
-    tests = measure_rows(rows, args.annotations, args.resamples, args.seed)
+    tests = measure_suite(rows, args.annotations, args.resamples, args.seed)
     figure, figure4 = _figure(summaries, recipe, args.out), _figure4(summaries, recipe, args.out)
     errors = _errors(rows, args.annotations)
     page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, errors)
@@ -81,34 +69,6 @@ def fingerprint(rows: Mapping[str, OurRow]) -> str:
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def measure_rows(rows: Mapping[str, OurRow], annotations: Path | None, num_resamples: int, seed: int) -> MeasuredSuite:
-    """Measure each configuration of the paper's rows once, with all its seeds, however many rows it is."""
-    done = [name for name in _experiments(*EXPERIMENTS) if name in rows and rows[name].used]
-    same, _ = on_same_data({name: rows[name] for name in done})
-    left_out = [f"{name} (trained or evaluated on other data)" for name in done if name not in same]
-    wanted = []
-    for name in same:
-        if all((run.directory.path / layout.DETECTIONS).is_file() for run in rows[name].used):
-            wanted.append(name)
-        else:
-            left_out.append(f"{name} (a run has no detections.json)")
-    seeds: dict[str, dict[str, RunSummary]] = {}
-    for name in wanted:
-        for summary in rows[name].used:
-            seeds.setdefault(summary.identity, {})[summary.run_id] = summary
-    order = list(seeds)
-    index = {name: order.index(rows[name].used[0].identity) for name in wanted}
-    if len(order) < 2:
-        return MeasuredSuite(None, index, "fewer than two rows have finished runs to test", tuple(left_out))
-    configurations = [
-        ComparedRow(identity, tuple(own[run_id].directory for run_id in sorted(own))) for identity, own in seeds.items()
-    ]
-    try:
-        return MeasuredSuite(measure(configurations, annotations, num_resamples, seed), index, None, tuple(left_out))
-    except UserError as error:
-        return MeasuredSuite(None, index, str(error), tuple(left_out))
-
-
 def build_page(
     rows: Mapping[str, OurRow],
     recipe: str,
@@ -120,7 +80,7 @@ def build_page(
     errors: str,
 ) -> str:
     """The whole page."""
-    wanted = set(_experiments(*EXPERIMENTS))
+    wanted = set(experiments_of(*EXPERIMENTS))
     done = sorted(name for name in wanted if name in rows and rows[name].used)
     num_runs = len({run.run_id for name in done for run in rows[name].used})
     order, by_table = agreements(rows, recipe)
@@ -165,16 +125,11 @@ def build_page(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _experiments(*tables: str) -> list[str]:
-    """The rows of tables that this suite trains, each once."""
-    return list(dict.fromkeys(name for table in tables for name in EXPERIMENTS[table] if name is not None))
-
-
 def _tests_of(table: str, tests: MeasuredSuite, confidence: float) -> list[Grid]:
     base = baseline_of(table)
     if tests.measured is None or base not in tests.index:
         return []
-    names = [name for name in _experiments(table) if name in tests.index]
+    names = [name for name in experiments_of(table) if name in tests.index]
     others = [index for index in dict.fromkeys(tests.index[name] for name in names) if index != tests.index[base]]
     if not others:
         return []
@@ -192,7 +147,7 @@ def _beside(rows: Mapping[str, OurRow]) -> str:
     (ap,) = (column for column in COLUMNS if column.title == "AP")
     lines = []
     _, on_other_data = on_same_data(rows)
-    for name in sorted(rows.keys() - set(_experiments(*EXPERIMENTS))):
+    for name in sorted(rows.keys() - set(experiments_of(*EXPERIMENTS))):
         value = rows[name].value(ap)
         if value is not None:
             spread = "" if value.std is None else f" ± {value.std:.1f}"
@@ -206,7 +161,7 @@ def _paper_scale(rows: Mapping[str, OurRow]) -> str:
     (ap,) = (column for column in COLUMNS if column.title == "AP")
     published = {row.experiment: row.ap for table in EXPERIMENTS for row in published_rows(table)}
     lines = []
-    for name in _experiments(*EXPERIMENTS):
+    for name in experiments_of(*EXPERIMENTS):
         row = rows.get(name, missing_row(name, PAPER_RECIPE))
         value = row.value(ap)
         lines.append(

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw what was asked for and say where it lies.
+    """Draw the figure and print its path.
 
     Raises:
         UserError: the run, the view, the checkpoint or the format is wrong.

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.wandb_runs import EPOCH, STEP, split_project, wandb_refuses
+from analysis.wandb_runs import EPOCH, STEP, split_project, wandb_error
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import metric_keys
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UserError(f"{error}: pip install wandb-workspaces") from error
     except Exception as error:  # whatever the network, the server and the key do wrong
-        refusal = wandb_refuses("W&B did not take the report", error)
+        refusal = wandb_error("W&B did not take the report", error)
         raise UserError(f"{refusal}. Offline: python -m analysis dashboard") from error
     print(report.url)
     return 0

@@ -18,7 +18,7 @@ def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, An
 
     Args:
         root: where they lie, to show.
-        now: seconds since 1970, to tell a running run from one that only says so.
+        now: seconds since 1970, to separate a running run from one whose status is out of date.
     """
     configs = [record.config for record in records]
     base, differences = compact(configs)
@@ -39,7 +39,7 @@ def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, An
 
 
 def is_silent(row: dict[str, Any], now: float) -> bool:
-    """Whether a run says that it is running, and has not for a while."""
+    """Whether the status of a run is running, and was not updated for a while."""
     updated = seconds_of(row.get("updated_at"))
     return row["state"] == layout.RUNNING and (updated is None or now - updated > SILENT_AFTER)
 

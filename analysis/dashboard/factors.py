@@ -46,7 +46,7 @@ def compact(configs: Sequence[Mapping[str, Any] | None]) -> tuple[dict[str, Any]
 def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
     """The keys in which configs differ, without those that stay out of identities: paths, logging, workers.
 
-    Keys that say the same are one factor: those with equal values (`num_stages` and `model.num_stages`), and a class
+    Keys that vary together are one factor: those with equal values (`num_stages` and `model.num_stages`), and a class
     with the arguments that come with it.
 
     Returns:
@@ -58,7 +58,7 @@ def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, 
     varying = [key for key in keys if len(set(codes[key])) > 1]
     groups: dict[str, list[str]] = {}
     for key in sorted(varying, key=lambda key: (not key.endswith(TARGET), key.count("."), key)):
-        first = next((first for first in groups if _says_the_same(first, key, codes)), None)
+        first = next((first for first in groups if _varies_with(first, key, codes)), None)
         if first is None:
             groups[key] = []
         else:
@@ -72,7 +72,7 @@ def find_other_keys(configs: Sequence[Mapping[str, Any] | None]) -> list[str]:
     return sorted({key for config in configs if config is not None for key in config if is_excluded(key)})
 
 
-def _says_the_same(first: str, key: str, codes: Mapping[str, Sequence[str]]) -> bool:
+def _varies_with(first: str, key: str, codes: Mapping[str, Sequence[str]]) -> bool:
     if codes[first] == codes[key]:
         return True
     node = first.removesuffix(TARGET)
@@ -89,7 +89,7 @@ def _code(config: Mapping[str, Any], key: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """1.0 is 1, as in a run's identity; what is no JSON (NaN, infinity) becomes its name."""
+    """1.0 is 1, as in a run's identity; what JSON lacks (NaN, infinity) becomes its name."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, float):

@@ -58,7 +58,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{host}:{port}/"
 
     def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
-        """A browser that has gone away is no error; anything else is shown."""
+        """A browser that has gone away is not an error; anything else is shown."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

@@ -13,7 +13,7 @@ Signature = tuple[tuple[str, int, int], ...]
 
 
 def signature(path: Path) -> Signature:
-    """What changes when a file of a run does: its files with their times (ns) and sizes (bytes)."""
+    """The files of a run with their times (ns) and sizes (bytes): another value when one of them changes."""
     found = []
     for name in WATCHED:
         try:

@@ -1,4 +1,4 @@
-"""What a file of a run may hold, as what the page can show: finite numbers, short texts, AP in percent."""
+"""Values of a run's files as the page can show them: finite numbers, short texts, AP in percent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def whole(value: Any) -> int | None:
 
 
 def percent(fraction: Any) -> float | None:
-    """A fraction in percent; None for COCO's -1, which says that there is no ground truth."""
+    """A fraction in percent; None for COCO's -1, which stands for no ground truth."""
     value = number(fraction, 12)
     return None if value is None or value < 0 else round(100 * value, 4)
 

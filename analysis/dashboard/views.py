@@ -12,7 +12,7 @@ _PER_ENTRY = 40  # bytes of keys and commas around a base64 text
 
 
 def collect_views(views: Mapping[str, Sequence[PackedView]], budget: int) -> dict[str, Any]:
-    """What the viewer needs, in at most `budget` bytes of JSON (about).
+    """The content of the viewer, in at most `budget` bytes of JSON (about).
 
     Args:
         views: for the key of each run its views.

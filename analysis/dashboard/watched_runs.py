@@ -31,7 +31,7 @@ class PageContent:
     views_version: str
 
     def is_as(self, other: PageContent) -> bool:
-        """Whether both say the same, whenever they were read."""
+        """Whether both are equal, whenever they were read."""
         return (self.data_version, self.views_version) == (other.data_version, other.views_version)
 
 

@@ -96,12 +96,12 @@ def _evaluations(source: RunSource) -> list[dict[str, Any]]:
         return source.evaluations
     found, problems = source.readable_evaluations()
     for problem in problems:
-        _say_once(f"left out: {problem}")
+        _print_once(f"left out: {problem}")
     return found
 
 
 @functools.cache  # a report asks twice for the curves of the same runs
-def _say_once(text: str) -> None:
+def _print_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from analysis.output import write_figure
 from sparse_rcnn.rundir.views import View
 
-# Okabe and Ito's palette, told apart with every common colour blindness, without its black.
+# Okabe and Ito's palette, distinct under the common colour blindnesses, without its black.
 PALETTE = ("#e69f00", "#56b4e9", "#f0e442", "#009e73", "#cc79a7", "#d55e00", "#0072b2")
 PANEL_INCHES = 2.6
 MAX_COLUMNS = 4

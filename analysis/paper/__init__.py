@@ -1,1 +1,1 @@
-"""What the paper reports, and which of our rows each of its rows is."""
+"""The numbers of the paper, and the experiment of this suite that each of its rows is."""

@@ -35,6 +35,11 @@ class PublishedRow:
     ap: float
 
 
+def experiments_of(*tables: str) -> list[str]:
+    """The rows of tables that this suite trains, each once."""
+    return list(dict.fromkeys(name for table in tables for name in EXPERIMENTS[table] if name is not None))
+
+
 def published_rows(table: str) -> list[PublishedRow]:
     """The rows of a table that this suite trains."""
     rows = published_tables()[table]["rows"]

@@ -111,7 +111,7 @@ def agreement(
         tau = _none_if_nan(float(tau_b(ours, theirs)))
         p_value = _none_if_nan(float(stats.kendalltau(ours, theirs).pvalue))
         if spread is not None:
-            interval = _interval_over_seeds(values, theirs, spread, num_resamples)
+            interval = interval_over_seeds(values, theirs, spread, num_resamples)
         elif len(known) >= MIN_ROWS:
             interval = _interval_over_rows(ours, theirs, num_resamples)
     return TableAgreement(table, len(published), len(known), tau, p_value, interval, over, tuple(pairs))
@@ -126,9 +126,10 @@ def tau_b(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray
     return np.divide(total, norm, out=np.full(np.shape(total), np.nan), where=norm > 0)
 
 
-def _interval_over_seeds(
+def interval_over_seeds(
     values: Sequence[npt.NDArray[np.float64]], theirs: npt.NDArray[np.float64], spread: SeedSpread, num_resamples: int
 ) -> tuple[float, float] | None:
+    """Interval that covers about 95 % of the tau-b that other seeds would give; None where no draw has a tau."""
     generator = np.random.default_rng(0)
     means, counts = np.array([own.mean() for own in values]), np.array([len(own) for own in values])
     # The means at hand have as much noise as those of other seeds will have: twice the variance. And each draw has a

@@ -63,7 +63,7 @@ def by_class(truth: GroundTruth, precision: AveragePrecision) -> list[SubsetAP]:
 
 
 def contributions(classes: Sequence[SubsetAP], others: Sequence[SubsetAP]) -> list[float | None]:
-    """What each class adds to the difference in AP, ``others`` less ``classes``, in points of AP; they sum up to it.
+    """Each class's part of the difference in AP, ``others`` less ``classes``, in points of AP; they sum up to it.
 
     AP is the mean over the classes that have boxes, so a class adds its own difference divided by their number.
     """

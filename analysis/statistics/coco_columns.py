@@ -1,4 +1,4 @@
-"""What a run was evaluated on and what it found, as columns: the annotation file and the run's detections."""
+"""The annotations that a run was evaluated on and its detections, as columns."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def columns_to_detections(truth: GroundTruth, columns: Iterable[npt.ArrayLike], 
     """Detections from the columns image ids, category ids, boxes (xywh, pixels) and scores.
 
     Raises:
-        UserError: an image or category that the ground truth lacks, or a score or box that is no number; names
+        UserError: an image or category that the ground truth lacks, or a score or box that is not a number; names
             ``source``.
     """
     image_ids, category_ids, boxes_xywh_abs, scores = columns

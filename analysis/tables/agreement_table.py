@@ -78,7 +78,7 @@ def agreement_grid(
 
 
 def pair_lines(item: TableAgreement) -> list[str]:
-    """One line for each pair that says something: another order than the published one, or none within the noise."""
+    """One line for each pair in another order than the published one, or published within the noise."""
     noise = published_noise()
     lines = []
     for pair in item.pairs:

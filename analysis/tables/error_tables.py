@@ -61,7 +61,7 @@ def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float 
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The shortest names that tell the runs apart: experiment, run id, path."""
+    """The shortest names that differ between the runs: experiment, run id, path."""
     by_experiment = [str(item.meta.get("experiment")) for item in runs]
     by_id = [item.run_id for item in runs]
     paths = [str(item.path) for item in runs]
@@ -130,7 +130,7 @@ def _duplicates_grid(name: str, stages: Sequence[StageBreakdown], min_score: flo
 
 
 def _removed_remark(stages: Sequence[StageBreakdown]) -> tuple[str, ...]:
-    """What the later stages make of the first one's duplicates, in a sentence; nothing to say of a single stage."""
+    """How duplicates change from the first to the last stage, in a sentence; nothing for a single stage."""
     if len(stages) < 2:
         return ()
     first, last = stages[0], stages[-1]

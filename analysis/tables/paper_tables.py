@@ -59,7 +59,7 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
 
 
 def table_columns(table: str) -> list[MetricColumn]:
-    """The columns that the paper's table has; where it has a cost, also those that tell the cost without a clock."""
+    """The columns that the paper's table has; where it has a cost, also the costs that are counted."""
     rows = published_tables()[table]["rows"]
     known = [column for column in COLUMNS if any(column.published in row for row in rows)]
     return known + ([column for column in COLUMNS if column.published is None] if "FPS" in rows[0] else [])
@@ -209,7 +209,7 @@ def _listed(values: set[str]) -> str:
 
 
 def _our_label(ours: OurRow, label: str, published: Any) -> str:
-    """What our runs are, where their scale may change it; otherwise the row is what the paper's is."""
+    """A label of our runs where their scale may change it, otherwise the paper's."""
     if label not in ("stages", "proposals", "epochs"):
         return _label(published)
     values = [run.epoch if label == "epochs" else run.axes.get(label) for run in ours.used]

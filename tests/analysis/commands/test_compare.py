@@ -1,86 +1,22 @@
-"""python -m analysis compare: rows and seeds, what is found, and what is refused."""
+"""python -m analysis compare: its table, and what is refused."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from analysis.statistics.coco_columns import load_detections, load_ground_truth
-from analysis.statistics.comparison import compare, group_rows, measure
+from analysis.statistics.comparison import group_rows
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.reader import Run
-from tests.support.coco_numbers import random_coco
 from tests.support.commands import run_command
-from tests.support.runs import edit_meta, make_evaluated_run, make_run
-
-Suite = dict[str, Path]
+from tests.support.compared_runs import Suite, ap, make_compared_runs
+from tests.support.runs import edit_meta, make_run
 
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
-    """Two seeds of a good row and of a bad one, and one run of a third that is as the first."""
-    coco, found = random_coco(0)
-    rng = np.random.default_rng(0)
-    fewer = [[record for record in found if rng.random() < 0.4] for _ in range(2)]
-    most = [record for record in found if rng.random() < 0.95]
-    root = tmp_path / "runs"
-    return {
-        "good0": make_evaluated_run(root, "good", coco, found),
-        "good1": make_evaluated_run(root, "good", coco, most, seed=1),
-        "bad0": make_evaluated_run(root, "bad", coco, fewer[0]),
-        "bad1": make_evaluated_run(root, "bad", coco, fewer[1], seed=1),
-        "same": make_evaluated_run(root, "same", coco, found),
-    }
-
-
-def ap(path: Path) -> float:
-    results = Run(path).results
-    assert results is not None
-    return 100 * results["val/bbox/AP"]
-
-
-def test_seeds_of_a_configuration_are_one_row(suite: Suite) -> None:
-    rows = group_rows([Run(suite[name]) for name in ("good1", "bad0", "good0", "bad1")])
-    assert [(row.name, [run.path for run in row.runs]) for row in rows] == [
-        ("good", [suite["good0"], suite["good1"]]),
-        ("bad", [suite["bad0"], suite["bad1"]]),
-    ]
-    alone = group_rows([Run(suite["good0"]), Run(suite["good1"])])
-    assert [row.name for row in alone] == [suite["good0"].name, suite["good1"].name]
-    assert len(group_rows([Run(suite["good0"])] * 2)) == 1
-
-
-def test_what_is_measured_is_what_the_run_says(suite: Suite) -> None:
-    rows = group_rows([Run(suite[name]) for name in ("good0", "bad0", "bad1", "same")])
-    measured = measure(rows, None, 50, 0)
-    expected = [ap(suite["good0"]), (ap(suite["bad0"]) + ap(suite["bad1"])) / 2, ap(suite["same"])]
-    assert 100 * measured.estimates[:, 0] == pytest.approx(expected, abs=1e-10)
-    assert 100 * np.array(measured.seeds[1]) == pytest.approx([ap(suite["bad0"]), ap(suite["bad1"])], abs=1e-10)
-    bad, same = compare(measured, 0, [1, 2])
-    assert bad.metrics[0].estimate == pytest.approx(expected[1] - expected[0])
-    assert bad.metrics[0].high < 0
-    assert bad.metrics[0].p_value == pytest.approx(2 / 51)
-    assert bad.adjusted == pytest.approx(4 / 51)
-    assert (same.metrics[0].estimate, same.metrics[0].low, same.metrics[0].high) == (0, 0, 0)
-    assert same.metrics[0].p_value == same.adjusted == 1
-    assert bad.seeds is None, "one seed of the other"
-    both = measure(group_rows([Run(suite[name]) for name in sorted(suite)]), None, 5, 0)
-    names = list(both.names)
-    (welch,) = compare(both, names.index("good"), [names.index("bad")])
-    assert welch.seeds is not None
-    assert welch.seeds.difference == pytest.approx(
-        100 * np.diff([np.mean(both.seeds[names.index(n)]) for n in ("good", "bad")])[0]
-    )
-
-
-def test_the_order_of_runs_changes_nothing(suite: Suite) -> None:
-    runs = [Run(path) for path in suite.values()]
-    a, b = (measure(group_rows(order), None, 10, 0) for order in (runs, runs[::-1]))
-    for name in a.names:
-        np.testing.assert_array_equal(a.draws[:, a.names.index(name)], b.draws[:, b.names.index(name)])
+    return make_compared_runs(tmp_path)
 
 
 def test_the_command(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,19 +73,3 @@ def test_what_a_user_gets_wrong(suite: Suite, tmp_path: Path, capsys: pytest.Cap
     assert "detections.json is no COCO results list" in message(good, bad)
     (bad / "detections.json").unlink()
     assert "detections.json cannot be read: No such file or directory; is the run finished?" in message(good, bad)
-
-
-def test_the_annotations_are_found_above_the_run_or_given(suite: Suite, tmp_path: Path) -> None:
-    run = Run(suite["good0"])
-    truth = load_ground_truth(run)
-    assert len(truth.image_ids) == 30
-    assert len(load_detections(run, truth)) > 30
-    moved = (tmp_path / "val.json").rename(tmp_path / "elsewhere.json")
-    with pytest.raises(UserError, match=r"the validation annotations of .*, val.json, are not found: .*--annotations"):
-        load_ground_truth(run)
-    assert load_ground_truth(run, moved).image_ids.tolist() == truth.image_ids.tolist()
-    moved.write_text(json.dumps(json.loads(moved.read_text()) | {"info": {}}))
-    with pytest.raises(
-        UserError, match=r"elsewhere.json is not what .* was evaluated on \(its fingerprint is another\)"
-    ):
-        load_ground_truth(run, moved)

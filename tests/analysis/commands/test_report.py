@@ -1,4 +1,4 @@
-"""Figure 1 and the report of a suite."""
+"""python -m analysis report: the page of a suite."""
 
 from __future__ import annotations
 
@@ -8,76 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from analysis.commands.report import SECTIONS
-from analysis.comments import Comments, read_comments
-from analysis.figures.convergence import COLOURS, curves, published_points
-from analysis.summaries import load_summaries
 from analysis.tables.formats import DASH
-from sparse_rcnn.errors import UserError
 from tests.support.coco_numbers import random_coco
 from tests.support.commands import run_command
 from tests.support.runs import edit_meta, make_evaluated_run, make_run
-
-
-def test_curves_are_means_over_seeds_of_the_evaluations(tmp_path: Path) -> None:
-    make_run(tmp_path, "baseline", 0, evaluations={1.0: 0.1, 10.0: 0.5})
-    make_run(tmp_path, "baseline", 1, evaluations={1.0: 0.2, 10.0: 0.7, 5.5: 0.4})
-    make_run(tmp_path, "baseline", 2, state="running", evaluations={1.0: 0.9})
-    (found,) = curves(load_summaries([tmp_path]), "mini")
-    assert (found.name, found.epochs, found.n) == ("baseline", (1.0, 5.5, 10.0), 2)
-    assert found.mean == pytest.approx((15, 40, 60))
-    assert found.low == pytest.approx((10, 40, 50))
-    assert found.high == pytest.approx((20, 40, 70))
-
-
-def test_which_rows_are_drawn(tmp_path: Path) -> None:
-    make_run(tmp_path, "baseline", evaluations={1.0: 0.1})
-    make_run(tmp_path, "stages_6", evaluations={1.0: 0.1})
-    make_run(tmp_path, "backbone_resnet101", evaluations={})
-    summaries = load_summaries([tmp_path])
-    assert [curve.name for curve in curves(summaries, "mini")] == ["baseline"]
-    assert [curve.name for curve in curves(summaries, "mini", ["stages_6", "baseline"])] == ["stages_6", "baseline"]
-    with pytest.raises(
-        UserError, match="stages_12 has no finished run of recipe mini: leave it out of --experiments or train it"
-    ):
-        curves(summaries, "mini", ["baseline", "stages_12"])
-    with pytest.raises(UserError, match=r"none of backbone_resnet101 has .* with evaluations: name other rows"):
-        curves(summaries, "mini", ["backbone_resnet101"])
-
-
-def test_published_points_are_table_1s() -> None:
-    points = published_points()
-    assert points["DETR R50"] == (500, 42.0)
-    assert points["Sparse R-CNN R50"] == (36, 42.3)
-    assert list(points) == ["RetinaNet R50", "Faster R-CNN R50", "DETR R50", "Sparse R-CNN R50"]
-
-
-def colours(path: Path) -> set[tuple[int, ...]]:
-    return {tuple(pixel) for pixel in np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3).tolist()}
-
-
-def test_the_figure_is_drawn_and_repeatable(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    make_run(runs, "baseline", 0, evaluations={1.0: 0.1, 10.0: 0.5})
-    path = make_run(runs, "num_proposals_300_crop", 0, evaluations={1.0: 0.2, 10.0: 0.6})
-    contents = []
-    for out in (tmp_path / "a", tmp_path / "b"):
-        assert run_command("figures", ["--runs", str(runs), "--out", str(out)]) == 0
-        contents.append([(out / f"figure1.{suffix}").read_bytes() for suffix in ("png", "pdf")])
-    assert contents[0] == contents[1]
-    assert contents[0][1].startswith(b"%PDF")
-    drawn = colours(tmp_path / "a" / "figure1.png")
-    rgb = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in COLOURS]
-    assert set(rgb[:2]) <= drawn
-    assert not set(rgb[2:]) & drawn
-    # COCO's numbers stand beside runs on COCO alone.
-    for run in (path, next((runs / "baseline").iterdir())):
-        data = json.loads((run / "meta.json").read_text())["data"]
-        edit_meta(run, data=data | {"name": "coco"})
-    assert run_command("figures", ["--runs", str(runs), "--out", str(tmp_path / "c")]) == 0
-    assert (tmp_path / "c" / "figure1.png").read_bytes() != contents[0][0]
 
 
 def make_suite(root: Path) -> None:
@@ -156,16 +91,3 @@ def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
     assert "No breakdown: the validation annotations of" in page
     assert "No figure: none of baseline" in page
     assert "| head_attention | 1 | 40.0 (-10.0) |" in page
-
-
-def test_comments_that_fit_nowhere_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "comments.md"
-    assert read_comments(path, SECTIONS) == Comments({}, None)
-    path.write_text("## tabel8\nx\n")
-    with pytest.raises(UserError, match="has a section 'tabel8'; the page has overview, figure1, figure4, "):
-        read_comments(path, SECTIONS)
-    path.write_text("## table8\nx\n## table8\ny\n")
-    with pytest.raises(UserError, match="has the section 'table8' twice: join them"):
-        read_comments(path, SECTIONS)
-    path.write_text("## table8\nx\n\n### Below\ny\n## errors\n")
-    assert read_comments(path, SECTIONS) == Comments({"table8": "x\n\n### Below\ny", "errors": ""}, None)

@@ -11,7 +11,6 @@ import pytest
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.coco_columns import FoundBoxes, GroundTruth, columns_to_detections
 from analysis.statistics.matching import AREAS, box_ious, match
-from sparse_rcnn.errors import UserError
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 
 
@@ -146,21 +145,3 @@ def test_an_annotation_with_id_0_can_be_found() -> None:
     coco = {"images": [{"id": 0}], "categories": [{"id": 0, "name": "x"}], "annotations": [box]}
     found = [{"image_id": 0, "category_id": 0, "bbox": [0, 0, 10, 10], "score": 0.5}]
     np.testing.assert_allclose(precision_of(coco, found)(), 1.0, atol=1e-12)
-
-
-def test_only_the_first_images_by_id_are_evaluated() -> None:
-    coco, _ = random_coco(4)
-    truth = GroundTruth.from_coco(coco, num_images=3)
-    first = sorted(image["id"] for image in coco["images"])[:3]
-    assert truth.image_ids.tolist() == first
-    assert len(truth.areas) == sum(record["image_id"] in first for record in coco["annotations"])
-
-
-def test_detections_that_do_not_fit_are_refused() -> None:
-    coco, found = random_coco(4)
-    with pytest.raises(UserError, match=r"detections of image 999, which the annotations lack: give .*--annotations"):
-        columns(coco, [found[0] | {"image_id": 999}])
-    with pytest.raises(UserError, match="detections of category 2, which"):
-        columns(coco, [found[0] | {"category_id": 2}])
-    with pytest.raises(UserError, match="no finite number"):
-        columns(coco, [found[0] | {"score": float("nan")}])

@@ -1,25 +1,19 @@
-"""The paper's tables from synthetic runs: cells, flags, formats, and what is refused."""
+"""The paper's tables from synthetic runs: cells, differences and flags."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import random
-import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 
 from analysis.our_rows import COLUMNS, baseline_of, our_rows
-from analysis.paper.rows import EXPERIMENTS, published_rows, published_tables
+from analysis.paper.rows import EXPERIMENTS, published_tables
 from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.formats import DASH, Grid
 from analysis.tables.paper_tables import TABLES, build_table, build_tables
-from sparse_rcnn.errors import UserError
-from tests.support.commands import run_command
-from tests.support.paths import ROOT, shared
+from tests.support.paths import shared
 from tests.support.runs import edit_meta, make_run, write_json
 
 
@@ -59,18 +53,6 @@ def test_published_numbers_are_those_given() -> None:
             assert record["published"] == published
             if published is not None:
                 assert record["published_difference"] == pytest.approx(published - base[key])
-
-
-def test_every_row_of_the_paper_is_one_of_ours() -> None:
-    ours = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    for table in EXPERIMENTS:
-        rows = published_rows(table)
-        assert rows, table
-        assert {row.experiment for row in rows} <= ours
-        assert len({row.experiment for row in rows}) == len(rows)
-    assert [(r.experiment, r.ap) for r in published_rows("table8")] == [("head_attention", 35.7), ("baseline", 42.3)]
-    assert [r.ap for r in published_rows("table7")] == [21.7, 36.2, 39.9, 42.3, 41.6]
-    assert [r.ap for r in published_rows("table1")] == [42.3, 43.5, 44.5, 45.6]
 
 
 def test_a_whole_table_cell_by_cell(tmp_path: Path) -> None:
@@ -231,25 +213,10 @@ def test_damaged_runs_are_named_and_the_others_used(tmp_path: Path) -> None:
     assert missing == f"{no_number.name} has no AP in its results"
 
 
-def test_a_copy_of_a_run_is_no_second_seed(tmp_path: Path) -> None:
-    run_path = make_run(tmp_path / "a", "baseline", ap=0.5)
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    (tmp_path / "b" / "baseline" / run_path.name / "results.json").unlink()
-    summaries = load_summaries([tmp_path / "a", tmp_path / "b"])
-    assert [summary.finished for summary in summaries] == [True]
-
-
-def test_recipes_never_mix_unasked(tmp_path: Path) -> None:
+def test_a_table_is_of_one_recipe(tmp_path: Path) -> None:
     make_run(tmp_path, "baseline", ap=0.5)
     make_run(tmp_path, "baseline", ap=0.4, recipe="paper")
-    summaries = load_summaries([tmp_path])
-    with pytest.raises(UserError, match=r"several recipes, mini, paper, .* choose one with --recipe"):
-        choose_recipe(summaries, None)
-    with pytest.raises(UserError, match=r"no run of recipe big; .*--recipe: mini, overfit, paper"):
-        choose_recipe(summaries, "big")
-    with pytest.raises(UserError, match=r"there is no run: .*--runs"):
-        choose_recipe([], None)
-    assert line(table(tmp_path, 8, choose_recipe(summaries, "paper")), "baseline")["AP"] == "40.0"
+    assert line(table(tmp_path, 8, "paper"), "baseline")["AP"] == "40.0"
 
 
 def test_a_recipe_that_nobody_has_trained_is_dashes_and_commands(tmp_path: Path) -> None:
@@ -318,71 +285,3 @@ def test_numbers_that_cannot_be_are_named(tmp_path: Path) -> None:
         f"{unfinished.name} is unfinished and not used (finished, but results.json is missing)",
     ]
     assert huge.name in {run.run_id for run in load_summaries([tmp_path])}
-
-
-def test_folders_that_are_no_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_run(tmp_path)
-    (tmp_path / "baseline" / "half").mkdir()
-    load_summaries([tmp_path])
-    assert f"no runs, or damaged, and left out: {tmp_path / 'baseline' / 'half'}" in capsys.readouterr().err
-
-
-def command(arguments: list[str]) -> int:
-    return run_command("tables", arguments)
-
-
-@pytest.mark.parametrize("style", ["text", "markdown", "latex", "csv", "html"])
-def test_the_same_runs_give_the_same_bytes_wherever_they_lie(tmp_path: Path, style: str) -> None:
-    rows = [("baseline", s, 0.5 + s / 50) for s in range(3)] + [("stages_1", 0, 0.2), ("stages_12", 1, 0.6)]
-    outputs = []
-    for order, place in enumerate(("first", "second/place")):
-        random.Random(order).shuffle(rows)
-        for name, seed, ap in rows:
-            path = make_run(tmp_path / place / "runs", name, seed, ap)
-            if name == "stages_12":
-                (path / "results.json").write_text("damaged")
-        out = tmp_path / place / "tables"
-        assert command(["--runs", str(tmp_path / place / "runs"), "--format", style, "--out", str(out)]) == 0
-        outputs.append(out.read_bytes())
-    assert outputs[0] == outputs[1]
-    assert b"52.0" in outputs[0]
-
-
-def test_csv_has_one_value_a_column(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for seed, ap in enumerate((0.5, 0.6)):
-        make_run(tmp_path, "baseline", seed, ap)
-    make_run(tmp_path, "head_attention", ap=0.3)
-    assert command(["--runs", str(tmp_path), "--table", "8", "7", "--format", "csv"]) == 0
-    records = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert {(record["table"], record["recipe"]) for record in records} == {("7", "mini"), ("8", "mini")}
-    own = {(r["experiment"], r["metric"]): r for r in records if r["table"] == "8"}
-    assert float(own["baseline", "AP"]["std"]) == pytest.approx(statistics.stdev((50, 60)))
-    attention = own["head_attention", "AP"]
-    assert [float(attention[key]) for key in ("mean", "n", "difference", "published")] == pytest.approx(
-        [30, 1, -25, 35.7]
-    )
-    assert float(attention["published_difference"]) == pytest.approx(-6.6)
-    assert (attention["std"], attention["command"]) == ("", "")
-
-
-def test_latex_pastes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for seed, ap in enumerate((0.5, 0.6)):
-        make_run(tmp_path, "baseline", seed, ap)
-    assert command(["--runs", str(tmp_path), "--table", "8", "--format", "latex"]) == 0
-    out = capsys.readouterr().out
-    assert r"head\_attention\textsuperscript{a} & -- & -- & -- & -- \\" in out
-    assert r"baseline & 2 & 55.0 $\pm$ 7.1 & --" in out
-    assert r"35.7 ($-$6.6)" in out
-    assert out.count(r"\toprule") == out.count(r"\bottomrule") == 1
-    assert "_" not in out.replace(r"\_", "")
-
-
-def test_what_a_user_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert command(["--runs", str(tmp_path / "absent")]) == 2
-    assert "absent does not exist" in capsys.readouterr().err
-    make_run(tmp_path / "runs")
-    (tmp_path / "file").touch()
-    assert command(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "file" / "x")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: cannot write {tmp_path / 'file' / 'x'}: ")
-    with pytest.raises(SystemExit):
-        command(["--runs", str(tmp_path), "--table", "10"])
