@@ -26,7 +26,7 @@ COMMANDS = {
     ),
     "agreement": ("analysis.commands.agreement", "whether rows come out in the paper's order: Kendall's tau and pairs"),
     "errors": (
-        "analysis.commands.errors",
+        "analysis.commands.error_breakdown",
         "where AP, or a difference, comes from: size, class, crowding, stage, duplicates",
     ),
     "report": ("analysis.commands.report", "tables, tests, order and figure of a suite as one Markdown page"),

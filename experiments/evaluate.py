@@ -17,7 +17,7 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 
 if TYPE_CHECKING:
-    from experiments.run.evaluations import Evaluation
+    from experiments.run.evaluation_record import Evaluation
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.detection_table import DetectionTable
     from sparse_rcnn.detector import SparseRCNN
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
     """Detect, evaluate, print, write."""
     from experiments.cli.naming import naming
-    from experiments.run.evaluations import evaluate_stages
+    from experiments.run.evaluation_record import evaluate_stages
     from experiments.run.result_files import write_detections
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.data.transforms import EvalTransform

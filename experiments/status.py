@@ -20,7 +20,7 @@ from experiments.cli.mistakes import run_cli
 from experiments.run.final_table import percent
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
-from sparse_rcnn.rundir.progress import DEAD, SILENT, UNREADABLE, Overview, RunProgress, read_overview
+from sparse_rcnn.rundir.run_progress import DEAD, SILENT, UNREADABLE, Overview, RunProgress, read_overview
 
 STYLES = {
     layout.FINISHED: "green", layout.RUNNING: "bold", layout.FAILED: "red", layout.INTERRUPTED: "yellow", DEAD: "red",

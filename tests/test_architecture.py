@@ -20,7 +20,7 @@ FORBIDDEN = {
         "hydra", "omegaconf", "wandb", "submitit", "tqdm", "rich",
         "experiments", "analysis", "tests",
     },
-    "experiments": {"tests"},
+    "experiments": {"analysis", "tests"},
     "analysis": {"torch", "torchvision", "hydra", "omegaconf", "experiments", "tests"},
 }  # fmt: skip
 ALLOWED_IN_LIBRARY = {
@@ -48,7 +48,7 @@ LAYERS = [
         "image_detection", "data.loading", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend",
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",
     ],
-    ["rundir.progress", "detector", "evaluation.evaluator"],
+    ["rundir.run_progress", "detector", "evaluation.evaluator"],
     ["evaluation", ""],
 ]  # fmt: skip
 

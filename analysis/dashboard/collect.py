@@ -10,7 +10,7 @@ from analysis.dashboard.factors import compact, find_factors, find_other_keys
 from analysis.dashboard.record import RunRecord
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.metric_keys import AP_NAMES
-from sparse_rcnn.rundir.progress import SILENT_AFTER, seconds_of
+from sparse_rcnn.rundir.run_progress import SILENT_AFTER, seconds_of
 
 
 def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from analysis.dashboard.pack import PackedView, pack_view
 from analysis.dashboard.values import ap_values, number, percent, text, whole
 from sparse_rcnn.errors import NewerSchemaError, UserError
 from sparse_rcnn.rundir import layout, metric_keys
-from sparse_rcnn.rundir.progress import seconds_of
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.run_progress import seconds_of
 from sparse_rcnn.rundir.views import view_ids
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class _Reader:
         meta = self.run.meta
         data, git = _object(meta.get("data")), _object(meta.get("git"))
         return {
-            "name": text(meta.get("experiment"), "no name"),
+            "name": text(self.run.name, "no name"),
             "experiments": [text(name) for name in self.run.experiments if name] if "experiment" in meta else [],
             "run_id": text(self.run.run_id),
             "identity": text(meta.get("identity")),

@@ -14,7 +14,7 @@ from sparse_rcnn.rundir.reader import Run
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-def print_summary(path: Path) -> None:
+def print_final_table(path: Path) -> None:
     """A short table of a finished run, its directory and its picture."""
     run = Run(path)
     results = run.results

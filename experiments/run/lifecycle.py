@@ -20,7 +20,7 @@ from experiments.config.build import Config, build_datasets, check_batch_size, d
 from experiments.config.rows import deviations_of, experiments_of, record_row
 from experiments.config.validation import validate
 from experiments.run.embedded_data import ensure_data
-from experiments.run.final_table import print_summary
+from experiments.run.final_table import print_final_table
 from experiments.run.fingerprints import run_identity_of
 from experiments.run.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.run.training import Training, build_training
@@ -65,7 +65,7 @@ def run(cfg: DictConfig) -> Path:
                 with stop.at_once(training.step):
                     training.finish()
         if world.is_main:
-            print_summary(path)
+            print_final_table(path)
         return path
 
 
@@ -121,7 +121,7 @@ def _find_finished(config: Config, identity: str, world: World) -> Path | None:
 def _skip(finished: Path, config: Config, world: World) -> Path:
     if world.is_main:
         print(f"{finished} is finished; nothing to do")
-        print_summary(finished)
+        print_final_table(finished)
         record_row(finished, config)
     return finished
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from experiments.run.cost import cost_of
-from experiments.run.evaluations import Evaluation
+from experiments.run.evaluation_record import Evaluation
 from sparse_rcnn.atomic import replacing, write_bytes_atomic
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection

@@ -20,7 +20,7 @@ from experiments.config.build import (
     build_schedule,
     build_writers,
 )
-from experiments.run.evaluations import Evaluation, evaluate_stages
+from experiments.run.evaluation_record import Evaluation, evaluate_stages
 from experiments.run.result_files import write_final_results
 from experiments.run.views import view_images, write_views
 from experiments.tracking.progress_bar import ProgressWriter

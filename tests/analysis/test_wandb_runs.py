@@ -169,7 +169,7 @@ def test_a_run_without_status_has_just_begun() -> None:
 
 @pytest.mark.slow
 def test_from_training_to_tables_over_a_server(tmp_path: Path) -> None:
-    """Three rows trained online, one stopped, one named later: W&B's own client gives the bytes of the directories."""
+    """Three runs trained online, one of them stopped: W&B's own client gives the bytes of the directories."""
     root = tmp_path / "runs"
     with StandIn() as server:
         key = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": server.url}
@@ -181,7 +181,6 @@ def test_from_training_to_tables_over_a_server(tmp_path: Path) -> None:
             assert "goes on without it" not in err
 
         train("experiment=baseline")
-        train("experiment=stages_6")  # the same run: only its name is new
         train("experiment=stages_1", "num_stages=1")
         slow = training.slow_driver(tmp_path, 0.1)
         stopped = training.start([*base, "experiment=stages_12", "schedule.length=400"], slow, **key)
@@ -206,7 +205,7 @@ def test_from_training_to_tables_over_a_server(tmp_path: Path) -> None:
         texts = [analysis("tables", "--format", "csv", *source) for source in sources]
         assert texts[0] == texts[1]
         assert "is unfinished and not used (interrupted, step" in texts[0]
-        assert texts[0].count("stages_6") > 10
+        assert texts[0].count("stages_3") > 10, "under mini the baseline is that row too"
         for source, out in zip(sources, ("a", "b"), strict=True):
             analysis("figures", "--out", str(tmp_path / out), *source)
         images = [(tmp_path / out / "figure1.png").read_bytes() for out in ("a", "b")]

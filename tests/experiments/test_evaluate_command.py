@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from experiments import evaluate as command
-from experiments.run.evaluations import MAX_DETS_300, evaluate_stages, largest_group
+from experiments.run.evaluation_record import MAX_DETS_300, evaluate_stages, largest_group
 from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
 from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth, evaluate_detections

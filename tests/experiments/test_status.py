@@ -23,10 +23,10 @@ from rich.console import Console
 
 from experiments import status
 from experiments.status import render, summary
-from sparse_rcnn.rundir import lock, progress
+from sparse_rcnn.rundir import lock, run_progress
 from sparse_rcnn.rundir.lock import lock_run
-from sparse_rcnn.rundir.progress import RunProgress, read_overview, read_progress, read_tail
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.run_progress import RunProgress, read_overview, read_progress, read_tail
 from tests.support.paths import ROOT
 from tests.support.runs import write_json, write_run
 
@@ -258,10 +258,10 @@ def test_only_the_tail_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "metrics.jsonl"
     lines = [train(step, NOW + step) for step in range(1, 5001)]
     path.write_text("".join(lines))
-    assert path.stat().st_size > 4 * progress.TAIL_BYTES
+    assert path.stat().st_size > 4 * run_progress.TAIL_BYTES
     steps = [event["step"] for event in read_tail(path)]
     assert steps == list(range(steps[0], 5001))
-    assert len(steps) * len(lines[-1]) <= progress.TAIL_BYTES < (len(steps) + 2) * len(lines[-1]) + 5 * len(steps)
+    assert len(steps) * len(lines[-1]) <= run_progress.TAIL_BYTES < (len(steps) + 2) * len(lines[-1]) + 5 * len(steps)
     assert [event["step"] for event in read_tail(path, len(lines[-1]) + 5)] == [5000]
     assert read_tail(tmp_path / "absent") == []
 
