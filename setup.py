@@ -1,4 +1,4 @@
-"""All else is in pyproject.toml, which either finds packages or lists them: conf/ is one under another name."""
+"""Packages of the distribution: pyproject.toml cannot both find them and map conf/ to sparse_rcnn_conf."""
 
 from setuptools import find_namespace_packages, setup
 

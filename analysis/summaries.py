@@ -29,7 +29,7 @@ def load_summaries(roots: Iterable[str | Path], wandb_project: str | None = None
     for root in roots:
         sources += find_runs(root)
         if foreign := [str(path) for path in find_foreign_folders(root)]:
-            print(f"no runs, or damaged, and left out: {', '.join(foreign)}", file=sys.stderr)
+            print(f"skipped, not a run or damaged: {', '.join(foreign)}", file=sys.stderr)
     if wandb_project is not None:
         runs, num_others = find_wandb_runs(wandb_project)
         sources += runs

@@ -40,13 +40,15 @@ class WandbRun:
 
     @property
     def experiments(self) -> list[str]:
-        """The names of all rows that this run is."""
-        return sorted({self.meta["experiment"], *(self._summary.get(remote_copy.EXPERIMENTS) or [])})
+        """The names of all rows that this run is, as its directory had them."""
+        recorded = self._summary.get(remote_copy.EXPERIMENTS)
+        return sorted(recorded) if recorded else [self.meta["experiment"]]
 
     @property
     def deviations(self) -> dict[str, list[str]]:
         """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
-        return dict(self._summary.get(remote_copy.DEVIATIONS) or {})
+        recorded = self._summary.get(remote_copy.DEVIATIONS) or {}
+        return {name: list(recorded.get(name) or []) for name in self.experiments}
 
     @property
     def config(self) -> dict[str, Any]:

@@ -25,11 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "are older than a row or than this record. Nothing else of a run changes.",
     )
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders of runs (default: runs)")
+    parser.add_argument(
+        "--config-dir", type=Path, action="append", default=[], metavar="DIR",
+        help="a folder with rows of your own, as for experiments.train; may be given again",
+    )  # fmt: skip
     args = parser.parse_args(arguments)
-    run_cli(lambda: record_rows(args.runs))
+    run_cli(lambda: record_rows(args.runs, args.config_dir))
 
 
-def record_rows(roots: Sequence[Path]) -> None:
+def record_rows(roots: Sequence[Path], config_dirs: Sequence[Path] = ()) -> None:
     """Record the rows of all runs under some folders.
 
     Raises:
@@ -44,13 +48,14 @@ def record_rows(roots: Sequence[Path]) -> None:
     for path in tqdm(paths, desc="rows", unit="run", disable=None):
         try:
             directory = RunDirectory(path)
-            if compare_with_rows(directory):
+            before = directory.experiments
+            if compare_with_rows(directory, [str(folder) for folder in config_dirs]):
                 num_changed += 1
-                print(f"{path}: {', '.join(directory.experiments)}")
+                print(f"{path}: {', '.join(before)} -> {', '.join(directory.experiments)}")
         except UserError as error:
             failures.append(path)
             print(f"error: {error}", file=sys.stderr)
-    print(f"{len(paths)} runs, {num_changed} of them with rows that were not recorded")
+    print(f"updated {num_changed} of {len(paths)} runs")
     if failures:
         raise UserError(f"{len(failures)} of {len(paths)} runs could not be compared, see above")
 

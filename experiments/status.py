@@ -92,7 +92,7 @@ def render(overview: Overview, states: set[str] | None, roots: Sequence[str], ro
     first = sorted(chosen, key=lambda run: (run.state == layout.FINISHED, run.state != layout.RUNNING))[:rows]
     shown = [run for run in chosen if run in first]
     parts: list[Any] = [_table(shown)] if shown else []
-    errors = [f"{run.state}: {_name(run)} seed {run.summary.seed}: {run.error}" for run in chosen if run.error]
+    errors = [f"{run.state}: {run.summary.name} seed {run.summary.seed}: {run.error}" for run in chosen if run.error]
     parts += [Text(error, "red") for error in errors[: None if rows is None else MAX_NOTES]]
     if len(shown) < len(chosen):
         parts.append(Text(f"and {len(chosen) - len(shown)} more runs: see --state, or leave out --watch", "dim"))
@@ -129,21 +129,18 @@ def _table(runs: Sequence[RunProgress]) -> Table:
         ap, epoch = _form(percent, run.ap), _form("{:.1f}".format, run.epoch)
         speed = _form("{:.1f}".format, run.images_per_second)
         eta, age = _form(_duration, run.eta), _form(_age, run.age)
-        cells = (_name(run), run.summary.seed, run.recipe, run.state, epoch, progress, ap, speed, eta, age, where)
+        cells = (run.summary.name, run.summary.seed, run.recipe, run.state, epoch, progress, ap, speed, eta, age, where)
         # As Text, because markup in it is meant literally.
         row = (Text("-" if cell is None else str(cell), no_wrap=True, overflow="ellipsis") for cell in cells)
         table.add_row(*row, style=STYLES.get(run.state, "yellow"))
     return table
 
 
-def _name(run: RunProgress) -> str:
-    return ", ".join(run.summary.experiments)
-
-
 def _fields(run: RunProgress) -> dict[str, Any]:
     own = {name: value for name, value in vars(run).items() if name not in ("summary", "path")}
-    about = {"path": str(run.path), "run_id": run.summary.run_id, "experiment": _name(run), "seed": run.summary.seed}
-    return {**about, **own}
+    summary = run.summary
+    about = {"path": str(run.path), "run_id": summary.run_id, "experiment": summary.name, "seed": summary.seed}
+    return {**about, "experiments": list(summary.experiments), **own}
 
 
 def _form(form: Callable[[Any], str], value: Any) -> str | None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.rundir import layout
 from sparse_rcnn.weights import load_tensors, read_weights, save_detector
 
 NUM_KEPT = 2  # the newest and the one before: a full disk or a crash while writing never leaves none
@@ -60,7 +61,7 @@ class CheckpointFolder:
         try:
             self._clean()
             temporary.mkdir(parents=True)
-            save_detector(model, card, temporary / "model.safetensors")
+            save_detector(model, card, temporary / layout.WEIGHTS)
             with open(temporary / "training_state.pt", "wb") as file:
                 torch.save(vars(state), file)
                 file.flush()
@@ -104,10 +105,10 @@ class CheckpointFolder:
                 f"{folder} belongs to configuration {state.identity}, this run is {identity}; use another run directory"
             )
         try:
-            tensors, _ = read_weights(folder / "model.safetensors")
+            tensors, _ = read_weights(folder / layout.WEIGHTS)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; {hint}") from error
-        load_tensors(model, tensors, str(folder / "model.safetensors"))
+        load_tensors(model, tensors, str(folder / layout.WEIGHTS))
         return state
 
 

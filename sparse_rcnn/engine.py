@@ -50,7 +50,7 @@ class LoopSettings:
     checkpoint_every: int | None
 
     def next_checkpoint(self, step: int) -> int:
-        """The first step after ``step`` whose end is a checkpoint: evaluations and the end have one too."""
+        """The next step to save after ``step``; there is a checkpoint before every evaluation and at the end, too."""
         intervals = [every for every in (self.eval_every, self.checkpoint_every) if every is not None]
         return min([self.num_steps, *((step // every + 1) * every for every in intervals)])
 

@@ -70,7 +70,7 @@ class StepLog:
         self._data_seconds += record.data_seconds
 
     def flush(self) -> None:
-        """Check the pending step, and write it where it is one to be logged.
+        """Check the pending step, and log it if it is due.
 
         Raises:
             NonFiniteError: one of its numbers is NaN or infinite.

@@ -15,11 +15,11 @@ from sparse_rcnn.architecture import TRUSTED_MODULES, build
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.rundir import layout
 from sparse_rcnn.state_dicts import misfits
 
 FORMAT = "sparse_rcnn"
 FORMAT_VERSION = 1
-WEIGHTS_NAME = "model.safetensors"  # in a run directory and in a checkpoint
 
 
 def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> None:
@@ -49,13 +49,13 @@ def find_weights(path: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise CheckpointError(f"weights {path}: there is no such file or run directory")
-    if (path / WEIGHTS_NAME).is_file():
-        return path / WEIGHTS_NAME
-    checkpoints = sorted(path.glob(f"checkpoints/step_*/{WEIGHTS_NAME}"))
+    if (path / layout.WEIGHTS).is_file():
+        return path / layout.WEIGHTS
+    checkpoints = sorted(path.glob(f"{layout.CHECKPOINTS}/step_*/{layout.WEIGHTS}"))
     hint = f", or take the weights of its last checkpoint, {checkpoints[-1]}" if checkpoints else ""
-    if (path / "meta.json").is_file():
-        raise CheckpointError(f"run {path} has no {WEIGHTS_NAME}: it is not finished; finish its training{hint}")
-    raise CheckpointError(f"{path} is neither a run directory nor a weights file: it holds no {WEIGHTS_NAME}")
+    if (path / layout.META).is_file():
+        raise CheckpointError(f"run {path} has no {layout.WEIGHTS}: it is not finished; finish its training{hint}")
+    raise CheckpointError(f"{path} is neither a run directory nor a weights file: it holds no {layout.WEIGHTS}")
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:

@@ -70,7 +70,7 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
     folder = run.path if step is None else run.path / layout.CHECKPOINTS / f"step_{step:08d}"
     path = folder / layout.WEIGHTS
     if not path.is_file():
-        steps = sorted(int(p.parent.name[5:]) for p in run.path.glob("checkpoints/step_*/model.safetensors"))
+        steps = sorted(int(p.parent.name[5:]) for p in run.path.glob(f"{layout.CHECKPOINTS}/step_*/{layout.WEIGHTS}"))
         known = f"--step takes {', '.join(map(str, steps))}" if steps else "it has no checkpoint either"
         raise UserError(f"{path} does not exist; {known}")
     try:

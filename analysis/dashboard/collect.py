@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from analysis.dashboard.factors import compact, find_factors, find_other_keys
 from analysis.dashboard.record import RunRecord
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.metric_keys import AP_NAMES
-from sparse_rcnn.rundir.run_progress import SILENT_AFTER, seconds_of
+from sparse_rcnn.rundir.run_progress import running_or_gone
 
 
 def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, An
     configs = [record.config for record in records]
     base, differences = compact(configs)
     rows = [
-        {**record.row, **_state(record.row, now), "config": difference, "num_views": len(record.views)}
+        {**record.row, **_state(record, now), "config": difference, "num_views": len(record.views)}
         for record, difference in zip(records, differences, strict=True)
     ]
     for row, label in zip(rows, _labels(rows), strict=True):
@@ -38,17 +39,22 @@ def collect(records: Sequence[RunRecord], root: str, now: float) -> dict[str, An
     }
 
 
-def is_silent(row: dict[str, Any], now: float) -> bool:
-    """Whether the status of a run is running, and was not updated for a while."""
-    updated = seconds_of(row.get("updated_at"))
-    return row["state"] == layout.RUNNING and (updated is None or now - updated > SILENT_AFTER)
+def state_now(record: RunRecord, now: float) -> str:
+    """The state of a run at this moment: one that was running may be dead or silent."""
+    state: str = record.row["state"]
+    if state != layout.RUNNING or record.path is None:
+        return state
+    age = None if record.last_sign is None else max(0.0, now - record.last_sign)
+    return running_or_gone(record.path, record.host, age)
 
 
-def _state(row: dict[str, Any], now: float) -> dict[str, Any]:
-    if not is_silent(row, now):
+def _state(record: RunRecord, now: float) -> dict[str, Any]:
+    state = state_now(record, now)
+    if state == record.row["state"]:
         return {}
-    since = f"since {row['updated_at']}" if row.get("updated_at") else "at all"
-    return {"state": "silent", "problems": [*row["problems"], f"says it is running, but gave no sign of life {since}"]}
+    moment = None if record.last_sign is None else datetime.fromtimestamp(record.last_sign, timezone.utc)
+    since = "at all" if moment is None else f"since {moment.isoformat(timespec='seconds')}"
+    return {"state": state, "problems": [*record.row["problems"], f"{state}: no sign of life {since}"]}
 
 
 def _labels(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from analysis.dashboard.values import ap_values, number, percent, text, whole
 from sparse_rcnn.errors import NewerSchemaError, UserError
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.reader import Run
-from sparse_rcnn.rundir.run_progress import seconds_of
+from sparse_rcnn.rundir.run_progress import UNREADABLE, last_sign_of_life, seconds_of
 from sparse_rcnn.rundir.views import view_ids
 
 T = TypeVar("T")
@@ -24,11 +24,22 @@ _NUM_RECALLS = 101
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A folder as the page shows it: `row` (plain values), the flat config or None, the views."""
+    """A folder as the page shows it.
+
+    Attributes:
+        row: plain values.
+        config: flat, or None.
+        views: of validation images.
+        path, host: of a run, and the machine of its latest process.
+        last_sign: of life, in seconds since 1970.
+    """
 
     row: dict[str, Any]
     config: dict[str, Any] | None = None
     views: list[PackedView] = field(default_factory=list)
+    path: Path | None = None
+    host: str | None = None
+    last_sign: float | None = None
 
 
 def read_record(path: Path, root: Path) -> RunRecord:
@@ -46,7 +57,7 @@ def read_record(path: Path, root: Path) -> RunRecord:
             if has_meta
             else "no meta.json: no run, or one whose creation was cut off"
         )
-        return RunRecord({**row, "state": "unreadable" if has_meta else "foreign", "problems": [why]})
+        return RunRecord({**row, "state": UNREADABLE if has_meta else "foreign", "problems": [why]})
     return _Reader(run, row["problems"]).record(row)
 
 
@@ -58,7 +69,7 @@ class _Reader:
         self.problems = problems
 
     def record(self, row: dict[str, Any]) -> RunRecord:
-        status = self._part(layout.STATUS, lambda: self.run.status) or {"state": "unreadable"}
+        status = self._part(layout.STATUS, lambda: self.run.status) or {"state": UNREADABLE}
         results = self._part(layout.RESULTS, lambda: self.run.results)
         evaluations = self._part("eval", lambda: self.run.evaluations) or []
         events = self._part(layout.METRICS, self.run.events) or []
@@ -75,7 +86,9 @@ class _Reader:
             row["gflops"] = gflops and gflops + (number(results.get(metric_keys.ROI_POOLING_GFLOPS)) or 0.0)
             row["parameters"] = number(results.get(metric_keys.NUM_PARAMETERS), 12)
         self._notes(row)
-        return RunRecord(row, config, self._views())
+        host = status.get("host") or self.run.meta.get("host")
+        last_sign = last_sign_of_life(status, self.run.meta, events[-1:])
+        return RunRecord(row, config, self._views(), self.run.path, host if isinstance(host, str) else None, last_sign)
 
     def _identity(self) -> dict[str, Any]:
         meta = self.run.meta
@@ -156,12 +169,12 @@ def _numbers(results: Any, latest: Mapping[str, Any], events: list[dict[str, Any
     last = logged[-1] if logged else {}
     sources = [(results, None), (latest.get("metrics"), latest.get("step")), (last.get("metrics"), last.get("step"))]
     for metrics, step in sources:
-        if isinstance(metrics, dict) and (ap := ap_values(metrics, "val/bbox")) is not None:
+        if isinstance(metrics, dict) and (ap := ap_values(metrics, f"val/{metric_keys.BBOX}")) is not None:
             stages = metric_keys.stages_in(metrics)
             return {
                 "ap": ap,
                 "ap_step": whole(step),
-                "stages": [[stage, ap_values(metrics, f"val/stage_{stage}")] for stage in stages],
+                "stages": [[stage, ap_values(metrics, metric_keys.stage_group(stage))] for stage in stages],
             }
     return {}
 

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from analysis.dashboard.collect import collect, is_silent
+from analysis.dashboard.collect import collect, state_now
 from analysis.dashboard.page import fixed_size, script_json
 from analysis.dashboard.record import RunRecord, read_record
 from analysis.dashboard.signature import Signature, signature
@@ -63,7 +63,7 @@ class WatchedRuns:
         self._records = {path: self._record(path) for path in _places(self.root)}
         records = [record for _, record in self._records.values()]
         self.num_runs = sum(record.row["is_run"] for record in records)
-        seen = [(path, files, is_silent(record.row, now)) for path, (files, record) in self._records.items()]
+        seen = [(path, files, state_now(record, now)) for path, (files, record) in self._records.items()]
         if seen != self._seen:
             data, data_version = _versioned(collect(records, str(self.root), now))
             self._content = PageContent(data, data_version, *self._views(records, len(data)))

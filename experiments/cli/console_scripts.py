@@ -12,7 +12,8 @@ def script(module: str) -> Callable[[], None]:
     """A function that runs ``module`` as ``python -m`` would: with its exit codes and its help.
 
     A user's own classes in the current folder are found, as with ``python -m``; here that folder comes last, so that
-    what lies in it hides nothing that is installed. ``PYTHONSAFEPATH`` leaves it out, as it does there.
+    what lies in it hides nothing that is installed; a sweep's jobs are started by ``python -m`` and have it first.
+    ``PYTHONSAFEPATH`` leaves it out, as it does there.
     """
 
     def run() -> None:

@@ -19,7 +19,7 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def trusted_modules(args: argparse.Namespace) -> Iterator[tuple[str, ...]]:
-    """The library and the top-level modules that the user names; a refusal in the block tells of the option."""
+    """The library and the top-level modules that the user names; errors in the block mention --trust."""
     try:
         yield (*TRUSTED_MODULES, *(name.split(".")[0] for name in args.trust))
     except UntrustedClassError as error:

@@ -52,15 +52,15 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     return validate(cfg)
 
 
-def experiments_of(config: dict[str, Any]) -> dict[str, list[str] | None]:
-    """The experiments, under its own recipe, that a configuration is: those whose result is the same.
+def experiments_of(config: dict[str, Any], search_path: Sequence[str] = ()) -> dict[str, list[str] | None]:
+    """The experiments whose configuration equals this one, under its recipe.
 
     Returns:
         By name what overrides changed of it (`num_stages: 6 -> 1`): nothing where it equals the plain experiment. Where
         it equals none, the experiment that it was started as, and those equal to that one, with the changes; None in
         their place for a name that has no file to compare with.
     """
-    rows = dict(_plain_rows(config["recipe_name"]))
+    rows = dict(_plain_rows(config["recipe_name"], search_path))
     equal = [name for name, row in rows.items() if not _changes(row, config)]
     if equal:
         return {name: [] for name in equal}
@@ -73,25 +73,37 @@ def experiments_of(config: dict[str, Any]) -> dict[str, list[str] | None]:
 
 
 def record_row(path: Path, config: dict[str, Any]) -> None:
-    """Record in a run's directory the rows that a configuration is, which leads to it under a name not yet recorded."""
+    """Record a configuration's rows in its run if the experiment's name is new there."""
     directory = RunDirectory(path)
     if config["experiment_name"] not in (directory.meta["experiment"], *directory.experiments):
-        directory.record_experiments({**directory.deviations, **experiments_of(config)})
+        directory.add_experiments(experiments_of(config))
 
 
-def compare_with_rows(directory: RunDirectory) -> bool:
-    """Record the rows that a run is today; whether that changed anything. Names that no row has now are kept.
+def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) -> bool:
+    """Record the rows that a run is today; returns whether the record changed.
+
+    Names that no row has here are kept as they are recorded.
+
+    Args:
+        directory: of the run.
+        search_path: more configuration folders, as ``--config-dir`` of the train command.
 
     Raises:
-        UserError: its configuration cannot be read, or is of another program.
+        UserError: its configuration cannot be read or is of another program, or its recipe has no rows here.
     """
     config = directory.config
     try:
-        known = dict(_plain_rows(config["recipe_name"]))
-        others = {name: lines for name, lines in directory.deviations.items() if name not in known}
-        return directory.record_experiments({**others, **experiments_of(config)})
-    except (KeyError, TypeError) as error:
+        rows = dict(_plain_rows(config["recipe_name"], search_path))
+        found = experiments_of(config, search_path)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{directory.path}: its config.json is of another program: {error!r}") from error
+    if not rows:
+        raise UserError(f"{directory.path}: no row composes under its recipe {config['recipe_name']} here")
+    if None in found.values():  # no row that it equals, and none of its name: nothing to compare with
+        return False
+    return directory.replace_experiments(
+        lambda known: {**{name: lines for name, lines in known.items() if name not in rows}, **found}
+    )
 
 
 def deviations_of(config: dict[str, Any]) -> list[str] | None:
@@ -104,7 +116,7 @@ def deviations_of(config: dict[str, Any]) -> list[str] | None:
 
 
 def fill_missing(node: DictConfig) -> bool:
-    """Put the stand-in where a configuration of data has no value yet; whether there was such a place."""
+    """Replace missing values of a data node by the stand-in; returns whether any were missing."""
     from omegaconf import OmegaConf
 
     filled = False
@@ -118,8 +130,8 @@ def fill_missing(node: DictConfig) -> bool:
 
 
 def _changes(row: PlainRow, config: dict[str, Any]) -> list[Change]:
-    # Which data and weights an identity tells by content. Here the data's name and its generator's settings tell it,
-    # but for data that are the user's own to name, and of weights whether there are any: the path is the user's.
+    # Identities hash the content of data and weights. Here the data's name and its generator's settings are compared in
+    # its place (not the name of the user's own data), and whether there are weights: their path is the user's.
     keys = set(CONTENT_KEYS) - ({"data.name"} if row.has_user_data else set())
     first, second = (compared_config(_without_paths(item), keys) for item in (row.config, config))
     return [change for change in changes(first, second) if change.old != STAND_IN]
@@ -130,18 +142,17 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "weights": weights}
 
 
-def _plain_rows(recipe: str) -> tuple[tuple[str, PlainRow], ...]:
-    with _hydra() as (folders, search_path):
-        return _composed_rows(recipe, folders, search_path)
+def _plain_rows(recipe: str, search_path: Sequence[str] = ()) -> tuple[tuple[str, PlainRow], ...]:
+    with _hydra(search_path) as (folders, overrides):
+        return _composed_rows(recipe, folders, overrides)
 
 
 @functools.cache
 def _composed_rows(
-    recipe: str, folders: tuple[str, ...], search_path: tuple[str, ...]
+    recipe: str, folders: tuple[str, ...], overrides: tuple[str, ...]
 ) -> tuple[tuple[str, PlainRow], ...]:
     """The rows of these configuration folders that compose; ``experiments.check`` names the others."""
     from hydra import compose
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -149,9 +160,9 @@ def _composed_rows(
     from experiments.config.validation import resolve
 
     rows = []
-    for name in GlobalHydra.instance().config_loader().get_group_options("experiment"):
+    for name in _row_names(overrides):
         try:
-            cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *search_path])
+            cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
             has_user_data = fill_missing(cfg.data)
             rows.append((name, PlainRow(resolve(cfg), has_user_data)))
         except (HydraException, OmegaConfBaseException, UserError, YAMLError):
@@ -159,8 +170,18 @@ def _composed_rows(
     return tuple(rows)
 
 
+def _row_names(overrides: Sequence[str]) -> list[str]:
+    from hydra.core.global_hydra import GlobalHydra
+
+    names = set(GlobalHydra.instance().config_loader().get_group_options("experiment"))
+    for override in overrides:  # a searchpath given as an override is no source of the loader's own
+        folders = override.removeprefix("hydra.searchpath=[").removesuffix("]").split(",")
+        names |= {file.stem for f in folders for file in Path(f.removeprefix("file://"), "experiment").glob("*.yaml")}
+    return sorted(names)
+
+
 @contextmanager
-def _hydra() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+def _hydra(search_path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Hydra ready to compose: that of the running command, with the folders that it was given, or one of ours."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -171,11 +192,11 @@ def _hydra() -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     schema.register()
     if GlobalHydra.instance().is_initialized():
         given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
-        search_path = tuple(override for override in given if override.startswith("hydra.searchpath="))
-        yield _folders(), search_path
+        yield _folders(), tuple(override for override in given if override.startswith("hydra.searchpath="))
         return
+    folders = ",".join(f"file://{Path(folder).resolve()}" for folder in search_path)
     with initialize_config_dir(str(CONF_DIR), **version_base()):
-        yield _folders(), ()
+        yield _folders(), (f"hydra.searchpath=[{folders}]",) if folders else ()
 
 
 def _folders() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.evaluation import COCO_MAX_DETS, CocoEvaluator, CocoMetrics
+from sparse_rcnn.rundir import metric_keys
 
 MAX_DETS_300 = (1, 10, 300)
 _AT_300 = {"AR100": "AR300"}
@@ -32,9 +33,12 @@ class Evaluation:
 
     def flat(self, split: str = "val") -> dict[str, float]:
         """All numbers under keys: ``val/bbox/AP``, ``val/bbox_maxdets300/AP``, ``val/stage_0/AP`` ..."""
-        flat = {**self.last.flat(f"{split}/bbox"), **self.max_dets_300.flat(f"{split}/bbox_maxdets300")}
+        flat = {
+            **self.last.flat(f"{split}/{metric_keys.BBOX}"),
+            **self.max_dets_300.flat(f"{split}/{metric_keys.BBOX_MAXDETS_300}"),
+        }
         for s, metrics in enumerate(self.stages):
-            flat.update(metrics.flat(f"{split}/stage_{s}"))
+            flat.update(metrics.flat(metric_keys.stage_group(s, split)))
         return flat
 
     def to_json(self, split: str = "val", **about: Any) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def run(cfg: DictConfig) -> Path:
 
 @contextmanager
 def _processes(config: Config) -> Iterator[World]:
-    """Join the other processes; within, a stop and the failure of another process end this one as they should."""
+    """Join the process group; turn a stop request or the failure of another process into the right exit."""
     world = init_world_on(config["train"]["device"], "train.device")
     if world.device.type == "cpu":
         keep_freed_memory()
@@ -108,7 +108,7 @@ def _identify(config: Config, world: World) -> str:
 
 
 def _find_finished(config: Config, identity: str, world: World) -> Path | None:
-    """The directory of this run where it is finished: as rank 0 sees it, a file may reach other hosts late."""
+    """The directory of this run if it is finished. Rank 0 decides: other hosts may see new files late."""
     finished = None
     with world.together():
         if world.is_main:
@@ -154,7 +154,7 @@ def _opened(
 
 @contextmanager
 def _ending(training: Training, directory: RunDirectory | None) -> Iterator[None]:
-    """Record in the run's status how a training ends that does not finish, and close its writers in any case."""
+    """Record the outcome of an unfinished training in its status; always close its writers."""
     try:
         with naming_rates():
             yield

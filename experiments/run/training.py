@@ -154,6 +154,8 @@ class Training:
         self.is_started = True
         self._seconds_before = state.seconds if state is not None else 0.0
         self._started = time.monotonic()
+        # Loader processes are forked here, before a writer starts a thread: a lock that it holds would never be freed.
+        self._stream = self.batches.from_step(self.step)
         if directory is not None:
             self._open_writers(directory)
         if state is not None and self.learner.world.is_main:
@@ -171,11 +173,11 @@ class Training:
         if settings.is_evaluation_due(self.step):  # killed after the checkpoint and before the evaluation
             with stop.at_once(self.step):
                 self.evaluate()
-        batches, log = self.batches.from_step(self.step), self._step_log(self._writers)
+        log = self._step_log(self._writers)
         while self.step < settings.num_steps:
             end = settings.next_checkpoint(self.step)
             try:
-                train_steps(self.learner, batches, range(self.step, end), log, stop)
+                train_steps(self.learner, self._stream, range(self.step, end), log, stop)
             except Interrupted as stopped:
                 self.step = stopped.step
                 self.save_checkpoint()
@@ -240,7 +242,7 @@ class Training:
         return evaluation
 
     def finish(self) -> None:
-        """The last evaluation, the weights and the results; the finished status comes last."""
+        """The last evaluation, the weights and the results; the writers learn of them last."""
         seconds = self.seconds
         evaluation = self.evaluate(final=True)
         if evaluation is None:

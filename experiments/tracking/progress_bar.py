@@ -35,9 +35,9 @@ class ProgressWriter(Writer):
         if event != "train":
             return
         shown = {
-            "loss": f"{metrics['train/loss/total']:.3f}",
-            "lr": f"{metrics['train/optim/lr']:.2e}",
-            "img/s": f"{metrics['train/speed/images_per_second']:.1f}",
+            "loss": f"{metrics[metric_keys.LOSS_TOTAL]:.3f}",
+            "lr": f"{metrics[metric_keys.LEARNING_RATE]:.2e}",
+            "img/s": f"{metrics[metric_keys.IMAGES_PER_SECOND]:.1f}",
         }
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)

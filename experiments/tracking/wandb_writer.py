@@ -35,7 +35,7 @@ class WandbWriter(Writer):
     Every row has a position (``_step``) made of the training step, not a running number. A resumed run first writes
     what metrics.jsonl has and W&B has not, killed as it was; what it repeats then has a position that exists, and is
     dropped. Charts run over ``progress/step``. The summary has a copy of what the run directory says of the run (meta,
-    status, results, names), from which ``python -m analysis tables --wandb`` reads it.
+    status, results, experiments), from which ``python -m analysis tables --wandb`` reads it.
 
     Args:
         project, entity: where the run goes; entity None is the key's own.

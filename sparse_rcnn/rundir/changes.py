@@ -114,7 +114,7 @@ def _class_change(node: str, full: Sequence[Change]) -> Change:
     own = {c.key.removeprefix(f"{node}."): c for c in full if c.key.startswith(f"{node}.")}
     target = own[TARGET]
     added = tuple((k, c.new) for k, c in own.items() if not k.endswith(TARGET) and c.old is ABSENT)
-    old, new = (ClassName("none" if t is ABSENT else t.rpartition(".")[2]) for t in (target.old, target.new))
+    old, new = (ClassName(t.rpartition(".")[2] if isinstance(t, str) else "none") for t in (target.old, target.new))
     return Change(node.rpartition(".")[2], old, ClassName(new.name, added))
 
 

@@ -91,26 +91,21 @@ def _runs_under(path: Path, depth: int) -> Iterator[Path]:
 
 
 def _foreign(root: Path, runs: dict[Path, Path]) -> list[Path]:
+    """The folders at places of runs that are none, from the runs: resolved, and as they were walked to."""
     known = {folder for run in runs for folder in (run, *run.parents)}
-    holders = {run.parent for run in runs}  # whose folders are runs
+    walked = {folder for path in runs.values() for folder in (path, *path.parents)}
+
+    def is_known(folder: Path) -> bool:
+        return folder in walked or folder.resolve() in known
+
+    holders = {path.parent for path in runs.values()}  # whose folders are runs; never outside the root
     foreign: list[Path] = []
-    if root.resolve() not in holders:
+    if root not in holders:
         for folder in _folders(root):
-            if folder.resolve() in known:
-                continue
-            if _folders(folder):
-                holders.add(folder.resolve())
-            else:
-                foreign.append(folder)
-    for holder in sorted(holders):
-        foreign += [_under(root, place) for place in _folders(holder) if place.resolve() not in known]
+            if not is_known(folder):
+                (holders.add if _folders(folder) else foreign.append)(folder)
+    foreign += [place for holder in holders for place in _folders(holder) if not is_known(place)]
     return sorted(foreign)
-
-
-def _under(root: Path, path: Path) -> Path:
-    """The path as it is spelt from ``root``, where it lies below it."""
-    resolved = root.resolve()
-    return root / path.relative_to(resolved) if path.is_relative_to(resolved) else path
 
 
 def _folders(path: Path) -> list[Path]:

@@ -24,8 +24,7 @@ WANDB = "wandb"
 LOCK = "lock"
 LOCK_HOLDER = "lock_holder.json"
 
-SWEEPS = ".sweeps"  # in the runs root, beside the experiments
-ROOT_LOCK = ".lock"
+ROOT_LOCK = ".lock"  # in the runs root, beside the experiments
 
 CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED = "created", "running", "finished", "interrupted", "failed"
 STATES = (CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED)

@@ -31,9 +31,14 @@ def bbox(name: str, split: str = "val") -> str:
     return f"{split}/{BBOX}/{name}"
 
 
+def stage_group(index: int, split: str = "val") -> str:
+    """The split and group of the COCO numbers of a stage's own output."""
+    return f"{split}/stage_{index}"
+
+
 def stage(index: int, name: str, split: str = "val") -> str:
     """The key of one of the twelve COCO numbers of a stage's own output."""
-    return f"{split}/stage_{index}/{name}"
+    return f"{stage_group(index, split)}/{name}"
 
 
 def loss(part: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from sparse_rcnn.errors import NewerSchemaError, RunError
 from sparse_rcnn.rundir import layout
-from sparse_rcnn.rundir.json_files import read_json, read_object
+from sparse_rcnn.rundir.json_files import read_json, read_object, reason
 
 _EVALUATION_NAME = re.compile(r"step_(\d{8,})\.json")
 
@@ -67,14 +68,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The experiment to call it by: the one that it was started as where it is that, else the first that it is."""
-        names = self.experiments
-        started_as: str = self.meta["experiment"]
-        return started_as if started_as in names else names[0]
+        """Display name: the experiment that it was started as if it is that one, else the first that it is."""
+        return display_name(self.meta["experiment"], self.experiments)
 
     @property
     def deviations(self) -> dict[str, list[str]]:
         """For each of the `experiments` what overrides changed of it; empty lists for plain ones, and if unknown."""
+        return {name: lines or [] for name, lines in self.recorded_experiments.items()}
+
+    @property
+    def recorded_experiments(self) -> dict[str, list[str] | None]:
+        """The `deviations`, with None where it is unknown what overrides changed."""
         recorded = _content(self.path / layout.EXPERIMENTS)
         if not isinstance(recorded, dict) or not recorded:  # an older run, or a damaged file
             recorded = {self.meta["experiment"]: self.meta.get("deviations"), **self._names()}
@@ -159,7 +163,10 @@ class Run:
     @cached_property
     def _lines(self) -> tuple[list[dict[str, Any]], int, bool]:
         path = self.path / layout.METRICS
-        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        try:
+            lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {reason(error)}") from error
         events, num_unreadable, torn = [], 0, False
         for index, line in enumerate(lines):
             item = parse_event(line)
@@ -170,6 +177,11 @@ class Run:
             elif line.strip():
                 num_unreadable += 1
         return events, num_unreadable, torn
+
+
+def display_name(started_as: str, experiments: Sequence[str]) -> str:
+    """The experiment to call a run by, of all that it is."""
+    return started_as if started_as in experiments or not experiments else experiments[0]
 
 
 def check_meta(meta: Any, where: str) -> None:
@@ -234,5 +246,5 @@ def _content(path: Path) -> Any:
         return None
 
 
-def _texts(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
+def _texts(value: Any) -> list[str] | None:
+    return [str(item) for item in value] if isinstance(value, list) else None

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -122,12 +122,13 @@ def read_progress(run: Run, now: float) -> RunProgress:
     train = [event for event in events if event["event"] == "train" and event["time"] >= resumed_at]
     step = _largest(_number(status.get("step")), *(event["step"] for event in train))
     num_steps = _number(status.get("num_steps"))
-    age = last_sign_of_life(status, origin, events, now)
+    last_sign = last_sign_of_life(status, origin, events)
+    age = None if last_sign is None else max(0.0, now - last_sign)
     host = status.get("host") or origin.get("host")
     unreadable = summary.problem is not None or not isinstance(status.get("state"), str)
     state = UNREADABLE if unreadable else status["state"]
     if state == layout.RUNNING:
-        state = _running_or_gone(run.path, host, math.inf if age is None else age)
+        state = running_or_gone(run.path, host, age)
     error = summary.problem or status.get("error") or None
     if state == layout.FINISHED and results is None:
         error = f"{layout.RESULTS} is missing"
@@ -151,12 +152,11 @@ def read_progress(run: Run, now: float) -> RunProgress:
 
 
 def last_sign_of_life(
-    status: dict[str, Any], meta: dict[str, Any], events: Sequence[dict[str, Any]], now: float
+    status: Mapping[str, Any], meta: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
 ) -> float | None:
-    """Seconds since anything was written of a run; None where no file has a time."""
+    """When anything was last written of a run, in seconds since 1970; None where no file has a time."""
     moments = (seconds_of(status.get("updated_at")), seconds_of(meta.get("created_at")))
-    updated = _largest(*moments, *(event["time"] for event in events))
-    return None if updated is None else max(0.0, now - updated)
+    return _largest(*moments, *(_number(event.get("time")) for event in events))
 
 
 def read_tail(path: Path, num_bytes: int = TAIL_BYTES) -> list[dict[str, Any]]:
@@ -205,7 +205,15 @@ def _last_ap(path: Path, results: dict[str, Any] | None, events: list[dict[str, 
     return _number(metrics.get(metric_keys.AP)) if isinstance(metrics, dict) else None
 
 
-def _running_or_gone(path: Path, host: Any, age: float) -> str:
+def running_or_gone(path: Path, host: Any, age: float | None) -> str:
+    """The state of a run whose status is running: `layout.RUNNING`, or that it is `DEAD` or `SILENT`.
+
+    Args:
+        path: of the run.
+        host: that it runs on; its lock tells the truth on that host alone.
+        age: seconds since its last sign of life; None for none.
+    """
+    age = math.inf if age is None else age
     held = is_held(path) if host == socket.gethostname() and age > DEAD_AFTER else None
     if held is False:
         return DEAD

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparse_rcnn.errors import RunError
 from sparse_rcnn.rundir import layout, metric_keys
-from sparse_rcnn.rundir.reader import Run, RunSource
+from sparse_rcnn.rundir.reader import Run, RunSource, display_name
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class RunSummary:
 
     Attributes:
         source: what it is read from; of several copies of a run, the one taken.
-        identity: what its seeds have in common.
+        identity: common to all seeds of a configuration.
+        name: the experiment to call it by.
         values: the finite numbers of results.json; empty where there is none.
         devices: of all its processes, with their number where several trained it together.
         fingerprints: of the training and the validation annotations, None where unknown.
@@ -33,6 +34,7 @@ class RunSummary:
     run_id: str
     identity: str
     seed: int | None
+    name: str
     experiments: tuple[str, ...]
     deviations: Mapping[str, Sequence[str]]
     recipe: str
@@ -101,6 +103,7 @@ def summarise(run: RunSource) -> RunSummary:
         run_id=run.run_id,
         identity=str(meta.get("identity") or run.run_id.rsplit("-seed", 1)[0]),
         seed=_whole(meta.get("seed")),
+        name=display_name(str(meta.get("experiment")), run.experiments),
         experiments=tuple(run.experiments),
         deviations=run.deviations,
         recipe=str(meta.get("recipe")),

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,24 +97,33 @@ class RunDirectory(Run):
                     return cls(path, created=True)
         directory = cls(path)
         _refuse_other_run(directory, described)
-        directory.record_experiments({**directory.deviations, **described.experiments})
+        directory.add_experiments(described.experiments)
         return directory
 
-    def record_experiments(self, experiments: Mapping[str, Sequence[str] | None]) -> bool:
-        """Record the rows that the run is, in place of those recorded; whether that changed anything. Needs no lock.
+    def add_experiments(self, experiments: Mapping[str, Sequence[str] | None]) -> bool:
+        """Add rows to those recorded; returns whether the file changed."""
+        return self.replace_experiments(lambda known: {**known, **experiments})
 
-        Rows that it equals stand alone: those that it was only started as, with other values, are then left out.
+    def replace_experiments(
+        self, change: Callable[[Mapping[str, Sequence[str] | None]], Mapping[str, Sequence[str] | None]]
+    ) -> bool:
+        """Replace the recorded rows; returns whether the file changed.
+
+        Rows that the run equals displace those that it was only started as, with other values. No lock is needed.
 
         Args:
-            experiments: by name what overrides changed of the row; nothing or None for one that it equals.
+            change: from the rows recorded to the new ones: by name what overrides changed of each, an empty list for
+                one that the run equals, None where there is no row of that name to compare with.
         """
-        known = {name: list(changed or []) for name, changed in experiments.items()}
-        plain: dict[str, list[str]] = {name: [] for name, changed in known.items() if not changed}
-        recorded = plain or known
-        if recorded == self.deviations:
-            return False
-        self.write_json(layout.EXPERIMENTS, recorded)
-        return True
+        with _naming(str(self.path)), FileLock(self.path.parents[1] / layout.ROOT_LOCK, timeout=60):
+            known = self.recorded_experiments
+            changed = {name: None if lines is None else list(lines) for name, lines in change(known).items()}
+            if any(lines == [] for lines in changed.values()):
+                changed = {name: lines for name, lines in changed.items() if not lines}
+            if changed == known:
+                return False
+            self.write_json(layout.EXPERIMENTS, changed)
+            return True
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[None]:
@@ -127,7 +136,7 @@ class RunDirectory(Run):
             UserError: another process holds it; says which.
         """
         with lock_run(self.path, wait):
-            for pattern in (".*.tmp", "eval/.*.tmp"):  # of writers that were killed
+            for pattern in (".*.tmp", f"{layout.EVALUATIONS}/.*.tmp"):  # of writers that were killed
                 for leftover in self.path.glob(pattern):
                     leftover.unlink(missing_ok=True)
             yield

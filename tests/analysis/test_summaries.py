@@ -37,4 +37,4 @@ def test_folders_that_are_no_runs_are_named(tmp_path: Path, capsys: pytest.Captu
     make_run(tmp_path)
     (tmp_path / "baseline" / "half").mkdir()
     load_summaries([tmp_path])
-    assert f"no runs, or damaged, and left out: {tmp_path / 'baseline' / 'half'}" in capsys.readouterr().err
+    assert f"skipped, not a run or damaged: {tmp_path / 'baseline' / 'half'}" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from sparse_rcnn.errors import NewerSchemaError, RunError
 from sparse_rcnn.rundir.find import find_runs
 from sparse_rcnn.rundir.remote_copy import PREFIX as DIRECTORY
 from sparse_rcnn.rundir.remote_copy import copy_of
+from sparse_rcnn.rundir.writer import RunDirectory
 from tests.support import training
 from tests.support.commands import run_command
 from tests.support.paths import ROOT
@@ -210,3 +211,12 @@ def test_from_training_to_tables_over_a_server(tmp_path: Path) -> None:
             analysis("figures", "--out", str(tmp_path / out), *source)
         images = [(tmp_path / out / "figure1.png").read_bytes() for out in ("a", "b")]
         assert images[0] == images[1]
+
+
+def test_a_run_that_is_another_row_than_it_was_started_as_is_that_row_alone(tmp_path: Path) -> None:
+    run = RunDirectory(make_run(tmp_path, "baseline"))
+    run.add_experiments({"baseline": ["num_stages: 3 -> 1"], "stages_1": []})
+    copied = WandbRun(FakeRun(run.run_id, copy_of(run), {}, []))
+    assert (
+        (copied.experiments, copied.deviations) == (run.experiments, run.deviations) == (["stages_1"], {"stages_1": []})
+    )

@@ -76,4 +76,4 @@ function stateCell(run) {
   return cell;
 }
 
-const STATES = ['finished', 'running', 'silent', 'interrupted', 'failed', 'created', 'foreign', 'newer', 'unreadable'];
+const STATES = ['finished', 'running', 'silent', 'dead', 'interrupted', 'failed', 'created', 'foreign', 'newer', 'unreadable'];

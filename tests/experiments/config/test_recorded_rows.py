@@ -99,23 +99,62 @@ def test_one_command_adds_the_rows_to_older_runs(tmp_path: Path, capsys: pytest.
     assert Run(path).deviations == {"stages_1": []}
     assert Run(other).experiments == ["head_attention"]
     out, err = capsys.readouterr()
-    assert f"{path}: stages_1" in out
-    assert "3 runs, 1 of them with rows that were not recorded" in out
+    assert f"{path}: baseline -> stages_1" in out
+    assert "updated 1 of 3 runs" in out
     assert f"{damaged}/config.json is not valid JSON" in err
     assert err.splitlines()[-1] == "error: 1 of 3 runs could not be compared, see above"
 
 
 def test_names_that_no_row_has_now_are_kept(tmp_path: Path) -> None:
     path = older_run(tmp_path / "runs", "experiment=stages_1")
-    RunDirectory(path).record_experiments({"stages_1": [], "of_another_folder": []})
+    RunDirectory(path).add_experiments({"stages_1": [], "of_another_folder": []})
     command.main([str(tmp_path / "runs")])
     assert Run(path).experiments == ["of_another_folder", "stages_1"]
 
 
+def test_a_name_without_a_row_keeps_what_is_recorded_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither a row of another folder nor a recipe that is not here turns recorded changes into none."""
+    changed = {"of_another_folder": ["train.clip_norm: 1 -> 0.5"]}
+    mine = older_run(tmp_path / "runs", "experiment_name=of_another_folder", "train.clip_norm=0.5")
+    RunDirectory(mine).replace_experiments(lambda known: changed)
+    other = older_run(
+        tmp_path / "runs", "recipe_name=of_another_folder", "num_stages=1", deviations=["num_stages: 3 -> 1"]
+    )
+    with pytest.raises(SystemExit, match="1"):
+        command.main([str(tmp_path / "runs")])
+    assert Run(mine).deviations == changed
+    assert Run(other).deviations == {"baseline": ["num_stages: 3 -> 1"]}
+    assert "no row composes under its recipe of_another_folder here" in capsys.readouterr().err
+
+
+def test_rows_of_ones_own_are_compared_where_their_folder_is_given(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "short.yaml").write_text("# @package _global_\nexperiment_name: short\nschedule: {length: 77}\n")
+    path = older_run(tmp_path / "runs", "schedule.length=77")
+    command.main([str(tmp_path / "runs")])
+    assert Run(path).experiments == ["baseline", "stages_3"]
+    command.main([str(tmp_path / "runs"), "--config-dir", str(tmp_path / "mine")])
+    assert Run(path).deviations == {"short": []}
+
+
+def test_a_config_of_another_program_is_one_line_and_the_others_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = older_run(tmp_path / "runs")
+    write_json(odd / "config.json", {**json.loads((odd / "config.json").read_text()), "weights": None})
+    path = older_run(tmp_path / "runs", "experiment=stages_1", "num_stages=3")
+    with pytest.raises(SystemExit, match="1"):
+        command.main([str(tmp_path / "runs")])
+    assert f"error: {odd}: its config.json is of another program: " in capsys.readouterr().err
+    assert Run(path).experiments == ["baseline", "stages_3"]
+
+
 def test_rows_that_a_run_equals_stand_alone(tmp_path: Path) -> None:
     directory = RunDirectory(make_run(tmp_path, "baseline"))
-    assert directory.record_experiments({"baseline": ["num_stages: 3 -> 1"], "stages_1": None})
+    assert directory.add_experiments({"baseline": ["num_stages: 3 -> 1"], "stages_1": []})
     assert directory.deviations == {"stages_1": []}
-    assert not directory.record_experiments({"stages_1": []}), "nothing to write"
-    assert directory.record_experiments({"baseline": ["optim.lr: 1 -> 2"]})
-    assert directory.deviations == {"baseline": ["optim.lr: 1 -> 2"]}
+    assert not directory.add_experiments({"stages_1": []}), "nothing to write"
+    assert directory.replace_experiments(lambda known: {"baseline": ["optim.lr: 1 -> 2"]})
+    assert directory.add_experiments({"mine": None}), "a name of which nothing is known displaces nothing"
+    assert directory.recorded_experiments == {"baseline": ["optim.lr: 1 -> 2"], "mine": None}
