@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.rundir.changes import changes, texts
 from sparse_rcnn.rundir.identity import file_fingerprint, identity_config, run_identity
 
 CONFIG: dict[str, Any] = {
@@ -107,19 +106,6 @@ def test_patterns_take_what_lies_below_and_a_star_is_one_part() -> None:
     config = {"log": {"a": {"b": 1}}, "data": {"x": {"images": 1}, "images": 2, "x2": {"y": {"images": 3}}}}
     assert identity_config(config, ("log", "data.*.images")) == {"data": {"images": 2, "x2": {"y": {"images": 3}}}}
     assert identity_config({"log": {"a": 1}, "empty": {}}, ("log.*",)) == {"empty": {}}
-
-
-def test_differences_are_listed_by_dotted_key() -> None:
-    a = {"model": {"num_stages": 3, "strides": [4, 8], "name": "x"}, "old": {"k": None}, "same": 1}
-    b = {"model": {"num_stages": 6, "strides": [4, 16, 32], "name": "x"}, "new": {}, "same": 1.0}
-    assert texts(changes(a, b)) == [
-        "model.num_stages: 3 -> 6",
-        "model.strides[1]: 8 -> 16",
-        "model.strides[2]: (absent) -> 32",
-        "new: (absent) -> {}",
-        "old.k: null -> (absent)",
-    ]
-    assert changes(CONFIG, copy.deepcopy(CONFIG)) == []
 
 
 def test_file_fingerprint_follows_the_content_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
