@@ -1,8 +1,8 @@
 """Run directories with known numbers, as docs/run_directory.md has them.
 
 `write_run` writes one from its parts, `make_bare_run` the least that is one. `make_run` is a run as tables read it:
-final numbers and a few AP values, on known data. `make_logged_run` is a run as the dashboard reads it: with its training
-events and whole evaluations.
+final numbers and a few AP values, on known data. `make_logged_run` is a run as the dashboard reads it: with its
+training events and whole evaluations.
 """
 
 from __future__ import annotations
