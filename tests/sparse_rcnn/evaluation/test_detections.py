@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import DataError
 from sparse_rcnn.evaluation import (
     CocoEvaluator,
@@ -16,8 +19,9 @@ from sparse_rcnn.evaluation import (
     detections_to_coco,
     evaluate_detections,
 )
+from sparse_rcnn.evaluation.detections import DetectionColumns
 from sparse_rcnn.structures import Detections
-from tests.support.coco_numbers import BOX, FAR, annotation, coco, detection
+from tests.support.coco_numbers import BOX, FAR, annotation, cats_and_dogs, coco, detection, random_table
 
 
 @pytest.mark.parametrize(
@@ -77,3 +81,52 @@ def test_round_trip_from_detections_to_metrics() -> None:
     )
     results = detections_to_coco(1, detections, ground_truth.category_ids)
     assert CocoEvaluator(ground_truth, "hotcoco").evaluate(results).per_class == pytest.approx({"a": 1, "b": 1})
+
+
+# ---- tables ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
+@pytest.mark.parametrize("image_ids", [None, [5, 25, 65]])
+def test_a_table_and_its_coco_results_are_evaluated_alike(backend: str, image_ids: list[int] | None) -> None:
+    ground_truth = cats_and_dogs(8)
+    table = random_table(ground_truth, 400)
+    evaluator = CocoEvaluator(CocoGroundTruth(ground_truth, image_ids), backend)
+    metrics = evaluator.evaluate(table)
+    assert metrics == evaluator.evaluate(table.to_coco())
+    assert 0.01 < metrics.summary["AP"] < 0.99
+
+    columns = DetectionColumns.from_table(table, evaluator.ground_truth)
+    expected = DetectionColumns.from_coco(table.to_coco(), evaluator.ground_truth)
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(columns, name), values)
+    assert len(columns) < len(table) if image_ids else len(columns) == len(table)
+
+
+def test_no_detections_are_evaluated_too() -> None:
+    ground_truth = cats_and_dogs(2)
+    empty = DetectionTable.concatenate([])
+    assert CocoEvaluator(CocoGroundTruth(ground_truth), "pycocotools").evaluate(empty).summary["AP"] == 0
+    no_categories = CocoGroundTruth({"images": [], "annotations": [], "categories": []})
+    assert len(DetectionColumns.from_table(empty, no_categories)) == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("image_ids", 6, r"detection 2 \(image 6\): image id 6 is not in the annotations"),
+        ("image_ids", 999, "image id 999 is not in the annotations"),
+        ("category_ids", 4, "category id 4 is not in the annotations"),
+        ("category_ids", 8, "category id 8 is not in the annotations"),
+        ("scores", np.nan, "detection 2 .*: score nan: give a finite number"),
+        ("boxes_xywh_abs", -1.0, r"detection 2 .*: bbox \[-1.0, -1.0, -1.0, -1.0\]"),
+        ("boxes_xywh_abs", np.inf, "detection 2 .*: bbox"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_named(column: str, value: float, message: str) -> None:
+    ground_truth = cats_and_dogs(3)
+    table = random_table(ground_truth, 5)
+    values = getattr(table, column).copy()
+    values[2] = value
+    with pytest.raises(DataError, match=message):
+        CocoEvaluator(CocoGroundTruth(ground_truth), "hotcoco").evaluate(replace(table, **{column: values}))
