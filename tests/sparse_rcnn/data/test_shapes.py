@@ -265,7 +265,9 @@ def test_same_files_for_any_number_of_workers(tmp_path: Path, monkeypatch: pytes
     one = files_in(tmp_path / "1")
     assert len(one) == 103
     assert files_in(tmp_path / "2") == one
-    monkeypatch.setattr(shapes, "_start_worker", sys.exit)  # workers that cannot start: goes on alone
+    main = sys.modules["__main__"]  # as in an interactive session: its workers cannot start, and it goes on alone
+    monkeypatch.setattr(main, "__spec__", None)
+    monkeypatch.setattr(main, "__file__", str(tmp_path / "stdin"), raising=False)
     generator.ensure(tmp_path / "alone", num_workers=2)
     assert files_in(tmp_path / "alone") == one
 
