@@ -108,8 +108,11 @@ def test_numbers_that_are_none_on_one_rank_end_both(tmp_path: Path, rank: int) -
 def test_a_disk_that_is_full_on_rank_0_ends_both(tmp_path: Path) -> None:
     patch = """
 import errno, torch
-def save(*args, **kwargs):
-    raise OSError(errno.ENOSPC, "No space left on device")
+plain = torch.save
+def save(value, file, *args, **kwargs):
+    if str(getattr(file, "name", "")).endswith("training_state.pt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    plain(value, file, *args, **kwargs)
 torch.save = save
 """
     both = ends(training.overrides(tmp_path / "runs"), patched_driver(tmp_path), PATCH=patch)
