@@ -142,7 +142,7 @@ if os.environ["RANK"] == "1":
     assert (code, other_code) == (1, 1)
     assert lines == ["resuming at step 2 of 6 in " + str(training.only_run(tmp_path / "runs"))]
     assert len(other_lines) == 1
-    assert "rank 1 would go on from step 0" in other_lines[0]
+    assert "rank 1 would resume at step 0 of " in other_lines[0]
     assert "have to see the same runs_root" in other_lines[0]
 
 
