@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 
+from experiments.cli.hydra_entry import version_base
 from experiments.sweep import hydra_plugins
 from experiments.sweep.slurm_launcher import SlurmLauncher, job_states
 from tests.support.configs import CONF, compose_run
@@ -64,8 +64,10 @@ def launch(tmp_path: Path) -> JobReturn:
     """How the one job of a sweep ends."""
     hydra_plugins.register()
     config = compose_run("hydra/launcher=slurm", f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    with initialize_config_dir(str(CONF), **version_base()):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=hydra.callbacks)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     assert isinstance(launcher, SlurmLauncher)
     (result,) = launcher.launch([["a=1"]], 0)
