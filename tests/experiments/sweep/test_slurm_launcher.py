@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -67,7 +68,7 @@ def launch(tmp_path: Path) -> JobReturn:
     with initialize_config_dir(str(CONF), **version_base()):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=hydra.callbacks)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     assert isinstance(launcher, SlurmLauncher)
     (result,) = launcher.launch([["a=1"]], 0)
