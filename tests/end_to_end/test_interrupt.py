@@ -12,43 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
-import experiments.run.training
 from sparse_rcnn.interrupt import Interrupted, StopRequest
-from sparse_rcnn.runlog import Writer
 from tests.support import training
 from tests.support.resumes import EVERYTHING, assert_same, reference
+from tests.support.signaller import signalled
 
-
-class Signaller(Writer):
-    """A dashboard that signals its own process when a step is logged."""
-
-    def __init__(self, step: int, number: int, times: int = 1) -> None:
-        self.step, self.number, self.times = step, number, times
-
-    def started(self) -> None:
-        pass
-
-    def log(self, event: str, step: int, epoch: float, metrics: Any) -> None:
-        if event == "train" and step == self.step:
-            for _ in range(self.times):
-                os.kill(os.getpid(), self.number)
-
-
-def signalled(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(experiments.run.training, "build_writers", lambda *_: [Signaller(*arguments)])
+NUM_VAL_IMAGES = 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda n: n.name)
 def test_a_signal_saves_stops_and_the_next_start_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], number: signal.Signals
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
     arguments = training.overrides(tmp_path, *EVERYTHING)
     handlers = [signal.getsignal(s) for s in StopRequest.SIGNALS]
-    with monkeypatch.context() as patch:
-        signalled(patch, 2, number)  # the line of step 2 is written while its checkpoint is
-        with pytest.raises(SystemExit) as caught:
-            training.train(arguments)
+    with pytest.raises(SystemExit) as caught:
+        training.train([*arguments, *signalled(2, number)])  # the line of step 2 is written while its checkpoint is
     assert caught.value.code == 128 + number
     message = f"stopped by {number.name} after step 2; the checkpoint is saved, run again to continue\n"
     assert capfd.readouterr().err == message
@@ -61,21 +42,17 @@ def test_a_signal_saves_stops_and_the_next_start_ends_the_same(
     assert_same(training.train(arguments), reference(EVERYTHING))
 
 
-def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_again_and_again_it_ends_the_same(tmp_path: Path) -> None:
     arguments = training.overrides(tmp_path, *EVERYTHING, "train.checkpoint_every=null")
     for step in (1, 3):
-        with monkeypatch.context() as patch:
-            # A line is written while the next step is under way: the stop comes at the end of that one.
-            signalled(patch, step, signal.SIGTERM)
-            with pytest.raises(SystemExit):
-                training.train(arguments)
+        # A line is written while the next step is under way: the stop comes at the end of that one.
+        with pytest.raises(SystemExit):
+            training.train([*arguments, *signalled(step, signal.SIGTERM)])
         run = training.only_run(tmp_path)
         assert training.status(run)["state"] == "interrupted"
         assert training.newest_state(run)["step"] == step + 1
-    with monkeypatch.context() as patch:
-        signalled(patch, 5, signal.SIGTERM)  # all steps are done: before the last evaluation
-        with pytest.raises(SystemExit):
-            training.train(arguments)
+    with pytest.raises(SystemExit):
+        training.train([*arguments, *signalled(5, signal.SIGTERM)])  # all steps are done: before the last evaluation
     assert training.newest_state(run)["step"] == training.NUM_STEPS
     assert_same(training.train(arguments), reference(EVERYTHING))
     assert len(json.loads((run / "meta.json").read_text())["resumes"]) == 3
@@ -86,18 +63,18 @@ def test_a_signal_ends_an_evaluation_at_once_and_it_is_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     arguments = training.overrides(tmp_path, *EVERYTHING)
-    evaluated = []
+    images_of, begun = DataLoader.__iter__, []
 
-    def detect(*arguments: Any) -> Any:
-        evaluated.append(len(evaluated))
-        if len(evaluated) == (1 if when == "within" else 2):
-            os.kill(os.getpid(), signal.SIGUSR2)
-            raise AssertionError("it went on")
-        return real(*arguments)
+    def images_or_signal(loader: DataLoader[Any]) -> Any:
+        if len(loader.dataset) == NUM_VAL_IMAGES:
+            begun.append(loader)
+            if len(begun) == (1 if when == "within" else 2):
+                os.kill(os.getpid(), signal.SIGUSR2)
+                raise AssertionError("it went on")
+        return images_of(loader)
 
     with monkeypatch.context() as patch:
-        real = experiments.run.training.detect
-        patch.setattr(experiments.run.training, "detect", detect)
+        patch.setattr(DataLoader, "__iter__", images_or_signal)
         with pytest.raises(SystemExit) as caught:
             training.train(arguments)
     assert caught.value.code == 128 + signal.SIGUSR2
@@ -134,23 +111,19 @@ def test_what_runs_at_once_is_stopped_once() -> None:
         assert stop.signal_number == signal.SIGUSR2
 
 
-def test_a_second_interrupt_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     arguments = training.overrides(tmp_path, *EVERYTHING)
-    with monkeypatch.context() as patch:
-        signalled(patch, 3, signal.SIGINT, 2)
-        with pytest.raises(KeyboardInterrupt):
-            training.train(arguments)
+    with pytest.raises(KeyboardInterrupt):
+        training.train([*arguments, *signalled(3, signal.SIGINT, 2)])
     run = training.only_run(tmp_path)
     assert training.status(run)["state"] == "interrupted"
     assert training.newest_state(run)["step"] == 2  # nothing was saved any more
     assert_same(training.train(arguments), reference(EVERYTHING))
 
 
-def test_a_second_signal_of_another_kind_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        signalled(patch, 3, signal.SIGTERM, 3)
-        with pytest.raises(SystemExit) as caught:
-            training.train(training.overrides(tmp_path))
+def test_a_second_signal_of_another_kind_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        training.train(training.overrides(tmp_path, *signalled(3, signal.SIGTERM, 3)))
     assert caught.value.code == 128 + signal.SIGTERM
 
 

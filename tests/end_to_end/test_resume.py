@@ -80,8 +80,8 @@ def step(self, *args, **kwargs):
 
 def log(self, event, *args):
     if point == "line" and event == "train" and is_it():
-        self._file.write('{"event": "train", "st')
-        self._file.flush()
+        with open(self.path, "a") as file:
+            file.write('{"event": "train", "st')
         die()
     real_log(self, event, *args)
 

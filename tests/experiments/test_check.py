@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from experiments.check import SUSTAINED_TFLOPS, check_rows, main, rows_text
 from experiments.config.rows import compose_row
 from experiments.run.cost import Cost, cost_of, forward_flops
 from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
-from sparse_rcnn.rundir.changes import ABSENT, Change, shorten, texts
+from sparse_rcnn.rundir.changes import texts
 from tests.support.paths import ROOT, shared
 
 GOLDEN = ROOT / "tests" / "golden" / "rows.txt"
@@ -106,22 +105,6 @@ def test_the_papers_baseline_costs_what_is_known_of_it() -> None:
     parameters = [entry for entry in entries if entry["kind"] == "parameter"]
     assert cost.num_parameters == sum(prod(entry["shape"]) for entry in parameters)
     assert cost.num_trainable == sum(prod(entry["shape"]) for entry in parameters if entry["trainable"])
-
-
-@pytest.mark.parametrize(
-    ("full", "shown"),
-    [
-        ([("model.num_stages", 6, 1), ("num_stages", 6, 1)], ["num_stages: 6 -> 1"]),
-        ([("model.num_stages", 6, 2), ("num_stages", 6, 1)], ["model.num_stages: 6 -> 2", "num_stages: 6 -> 1"]),
-        (
-            [("a.head._target_", "x.Old", "New"), ("a.head.j", 1, ABSENT), ("a.head.k", ABSENT, 2), ("a.b", 1, 2)],
-            ["head: Old -> New(k=2)", "a.b: 1 -> 2"],
-        ),
-        ([("crop", None, ABSENT), ("crop._target_", ABSENT, "x.Crop")], ["crop: none -> Crop"]),
-    ],
-)
-def test_what_follows_from_another_change_is_shown_once(full: list[tuple[str, Any, Any]], shown: list[str]) -> None:
-    assert texts(shorten([Change(*change) for change in full])) == shown
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import sparse_rcnn.checkpoint
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
@@ -189,7 +188,7 @@ def test_a_write_error_of_torch_is_one_line(tmp_path: Path, monkeypatch: pytest.
     def fail(*args: Any) -> None:
         raise RuntimeError("[enforce fail at inline_container.cc:1]. file write failed\nC++ stack")
 
-    monkeypatch.setattr(sparse_rcnn.checkpoint.torch, "save", fail)
+    monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(UserError, match=r"cannot write checkpoint .*step_00000002: \[enforce fail .* failed$"):
         save(CheckpointFolder(tmp_path), 2)
     assert names(tmp_path) == []

@@ -4,108 +4,23 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.config.build import build_datasets, with_num_classes
-from experiments.config.validation import validate
-from experiments.run.training import build_training
-from sparse_rcnn.distributed import World
 from sparse_rcnn.ema import MovingAverage
-from sparse_rcnn.engine import Learner, LoopSettings, normalizer, train_steps, training_step
+from sparse_rcnn.engine import normalizer
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rng import seed_everything
-from sparse_rcnn.runlog import Writer
-from sparse_rcnn.step_log import PARTS, StepLog
-from sparse_rcnn.structures import Batch, Targets
-from tests.support import training
-
-WORLD = World(0, 1, torch.device("cpu"))
-SETTINGS = LoopSettings(
-    num_steps=6,
-    num_steps_per_epoch=4,
-    num_micro_batches=1,
-    clip_norm=1.0,
-    precision="fp32",
-    channels_last=False,
-    log_every=1,
-    eval_every=None,
-    checkpoint_every=None,
-)
-
-
-class Recorder(Writer):
-    """A writer that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, int, float, dict[str, float]]] = []
-
-    def log(self, event: str, step: int, epoch: float, metrics: Mapping[str, float]) -> None:
-        self.events.append((event, step, epoch, dict(metrics)))
-
-    def metric(self, name: str) -> list[float]:
-        return [metrics[name] for _, _, _, metrics in self.events]
-
-
-@dataclass
-class Setup:
-    """A tiny detector with all that trains it, the same in every test."""
-
-    learner: Learner
-    batches: list[Batch]
-
-    @property
-    def model(self) -> nn.Module:
-        return self.learner.model
-
-    def step(self, settings: LoopSettings = SETTINGS, num_boxes: float | None = None) -> Tensor:
-        """Losses of one step; the gradients stay on the model."""
-        count = normalizer(sum(b.targets.num_boxes for b in self.batches), 1) if num_boxes is None else num_boxes
-        self.learner.settings = settings
-        return training_step(self.learner, self.batches, count)
-
-    def train(
-        self,
-        settings: LoopSettings = SETTINGS,
-        batches: Iterator[Batch] | None = None,
-        steps: range | None = None,
-        stop: StopRequest | None = None,
-    ) -> Recorder:
-        recorder, self.learner.settings = Recorder(), settings
-        log = StepLog(WORLD, [recorder], settings.num_steps, settings.num_steps_per_epoch, settings.log_every)
-        chosen = range(settings.num_steps) if steps is None else steps
-        train_steps(self.learner, batches or cycle(self.batches), chosen, log, stop or StopRequest())
-        return recorder
-
-    def gradients(self) -> dict[str, Tensor]:
-        return {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
-
-
-def setup(*overrides: str, num_micro_batches: int = 1, num_steps: int = 1) -> Setup:
-    """The detector and the batches of its first steps, the global batch cut into micro-batches."""
-    arguments = training.overrides(training.data_root().parent / "unused", *overrides)
-    config = validate(training.composed([*arguments, f"train.num_micro_batches={num_micro_batches}"]))
-    train_set, val_set = build_datasets(config)
-    built = build_training(with_num_classes(config, train_set.num_classes), train_set, val_set, WORLD)
-    built.model.train()
-    batches = built.batches.from_step(0)
-    return Setup(built.learner, [next(batches) for _ in range(num_steps * num_micro_batches)])
-
-
-def relative_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """Of all gradients: the norm of the difference over the norm."""
-    assert a.keys() == b.keys()
-    difference = math.sqrt(sum(float((a[n] - b[n]).double().square().sum()) for n in a))
-    return difference / math.sqrt(sum(float(a[n].double().square().sum()) for n in a))
-
+from sparse_rcnn.structures import Batch, StageOutput, Targets
+from tests.support.engine import SETTINGS, Setup, relative_difference, setup
 
 # --- the step ----------------------------------------------------------------------------------------------
 
@@ -170,19 +85,16 @@ def test_memory_options_change_no_number(change: str) -> None:
 
 def test_bf16_computes_the_losses_in_float32() -> None:
     plain, half = setup(), setup()
-    seen: list[tuple[torch.dtype, torch.dtype]] = []
-    forward = half.learner.criterion._class_loss
-
-    def spy(logits: Tensor, *args: Any) -> Tensor:
-        seen.append((logits.dtype, forward(logits, *args).dtype))
-        return forward(logits, *args)
-
-    half.learner.criterion._class_loss = spy
     dtypes: list[torch.dtype] = []
     half.model.stages[0].cls_tower.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    outputs: list[StageOutput] = []
+    half.learner.criterion.register_forward_hook(lambda module, args, losses: outputs.extend(args[0]))
     losses = half.step(replace(SETTINGS, precision="bf16"))
     assert dtypes == [torch.bfloat16]  # the model did run in half precision
-    assert seen == [(torch.float32, torch.float32)]
+    exact = [StageOutput(output.logits.detach().float(), output.boxes_xyxy_abs.detach().float()) for output in outputs]
+    (batch,) = half.batches
+    in_float32 = half.learner.criterion(exact, batch.targets, batch.image_sizes_hw, batch.targets.num_boxes)
+    assert torch.equal(losses, in_float32.stacked())  # to the last bit: no part of them was computed in half precision
     assert losses.dtype == torch.float32
     assert all(g.dtype == torch.float32 for g in half.gradients().values())
     torch.testing.assert_close(losses.sum(), plain.step().sum(), rtol=0.05, atol=0.0)
@@ -198,12 +110,6 @@ def test_bf16_trains() -> None:
 # --- what the loop does around it ------------------------------------------------------------------------
 
 
-def test_the_loop_logs_when_it_is_due() -> None:
-    recorder = setup(num_steps=2).train(replace(SETTINGS, num_steps=7, log_every=3))
-    assert [step for _, step, _, _ in recorder.events] == [3, 6, 7]  # the last one always
-    assert [epoch for _, _, epoch, _ in recorder.events] == [0.75, 1.5, 1.75]
-
-
 def test_checkpoints_and_evaluations_by_hand() -> None:
     settings = replace(SETTINGS, num_steps=7, checkpoint_every=3, eval_every=2)
     steps = [0]
@@ -214,33 +120,6 @@ def test_checkpoints_and_evaluations_by_hand() -> None:
     assert not replace(settings, num_steps=6).is_evaluation_due(6), "the evaluation at the end is not the loop's"
     assert replace(settings, checkpoint_every=None, eval_every=None).next_checkpoint(3) == 7
     assert not replace(settings, eval_every=None).is_evaluation_due(2)
-
-
-def test_a_loop_that_begins_later_counts_from_there() -> None:
-    recorder = setup().train(steps=range(4, 6))
-    assert [step for _, step, _, _ in recorder.events] == [5, 6]
-
-
-def test_what_is_logged_is_what_happened() -> None:
-    s = setup(num_steps=2, num_micro_batches=2)
-    first = setup(num_steps=2, num_micro_batches=2)
-    first.batches = first.batches[:2]
-    losses = first.step()
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in first.gradients().values()))
-
-    settings = replace(SETTINGS, num_steps=1, num_micro_batches=2)
-    (event,) = s.train(settings).events
-    metrics = event[3]
-    assert event[:3] == ("train", 1, 0.25)
-    for i, part in enumerate(PARTS):
-        for stage in range(2):
-            assert metrics[f"train/stage_{stage}/{part}"] == pytest.approx(float(losses[i, stage]), rel=1e-6)
-        assert metrics[f"train/loss/{part}"] == pytest.approx(float(losses[i].sum()), rel=1e-6)
-    assert metrics["train/loss/total"] == pytest.approx(float(losses.sum()), rel=1e-6)
-    assert metrics["train/optim/grad_norm"] == pytest.approx(norm, rel=1e-5)  # before clipping
-    assert metrics["train/optim/lr"] == pytest.approx(1e-5)  # warmup_factor x lr at step 0
-    assert metrics["train/speed/images_per_second"] > 0
-    assert 0 <= metrics["train/speed/data_fraction"] <= 1
 
 
 def test_clipping_bounds_the_gradient_and_null_leaves_it() -> None:
@@ -262,45 +141,7 @@ def test_clipping_bounds_the_gradient_and_null_leaves_it() -> None:
     assert logged[None][0] > 1
 
 
-def test_the_moving_average_is_what_a_hand_computes() -> None:
-    s = setup(num_steps=2)
-    decay = 0.75
-    ema = MovingAverage(s.model, decay)
-    weights: list[dict[str, Tensor]] = []
-
-    def note(optimizer: Any, args: Any, kwargs: Any) -> None:
-        weights.append({n: t.detach().clone().double() for n, t in s.model.state_dict().items()})
-
-    s.learner.optimizer.register_step_post_hook(note)
-    s.learner.ema = ema
-    s.train(replace(SETTINGS, num_steps=4))
-    expected = weights[0]
-    for after in weights[1:]:
-        expected = {n: decay * expected[n] + (1 - decay) * after[n] for n in expected}
-    assert int(ema.n_averaged) == 4
-    for name, tensor in ema.module.state_dict().items():
-        torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-7)
-    assert any((expected[n] - weights[-1][n]).abs().max() > 1e-4 for n in expected)
-
-
-def test_our_moving_average_equals_pytorchs() -> None:
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
-    model.register_buffer("scale", torch.rand(3))
-    ours = MovingAverage(model, 0.9)
-    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
-    for _ in range(4):
-        with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                tensor.add_(torch.randn_like(tensor))
-        ours.update_parameters(model)
-        theirs.update_parameters(model)
-    assert training.equal(ours.state_dict(), theirs.state_dict())
-
-
-class _Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):
     """Counts operations whose result the host waits for."""
 
     def __init__(self) -> None:
@@ -333,7 +174,7 @@ def test_a_step_waits_for_the_device_once_per_matching(monkeypatch: pytest.Monke
     for name in ("item", "cpu", "tolist", "__bool__", "__float__", "__int__"):
         count(name)
     settings = replace(SETTINGS, num_steps=num_steps, num_micro_batches=num_micro_batches, log_every=2)
-    with _Reads() as reads:
+    with Reads() as reads:
         s.learner.ema = ema
         s.train(settings)
     # The counter of the moving average is a number on the host, looked at once a step.

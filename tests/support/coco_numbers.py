@@ -1,4 +1,4 @@
-"""COCO sets drawn by a seed, and pycocotools' own numbers for them."""
+"""COCO sets, by hand and drawn by a seed, and pycocotools' own numbers for them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,32 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from sparse_rcnn.detection_table import DetectionTable
+from tests.support.detectors import small_card
+
+BOX = [10.0, 10.0, 50.0, 50.0]  # of medium area
+
+
+FAR = [200.0, 200.0, 50.0, 50.0]
+
+
+def annotation(box: list[float], image_id: int = 1, category_id: int = 1, **fields: Any) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "area": box[2] * box[3], **fields}
+
+
+def detection(box: list[float], score: float = 0.5, image_id: int = 1, category_id: int = 1) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
+
+
+def coco(
+    annotations: list[dict[str, Any]], image_ids: tuple[int, ...] = (1,), names: dict[int, str] | None = None
+) -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in image_ids],
+        "annotations": [{"id": i, "iscrowd": 0, **a} for i, a in enumerate(annotations)],
+        "categories": [{"id": i, "name": name} for i, name in (names or {1: "cat"}).items()],
+    }
 
 
 def random_coco(
@@ -49,6 +75,39 @@ def random_coco(
         record["area"] = float(record["area"])
     images = [{"id": i, "width": 400, "height": 400, "file_name": f"{i}.jpg"} for i in image_ids]
     return {"images": images, "annotations": annotations, "categories": categories}, found
+
+
+def cats_and_dogs(num_images: int, boxes_per_image: int = 3, seed: int = 0) -> dict[str, Any]:
+    """Annotations of the categories of `tests.support.detectors.small_card`."""
+    rng, categories = np.random.default_rng(seed), small_card().categories
+    image_ids = [10 * i + 5 for i in range(num_images)]
+    annotations = []
+    for image_id in image_ids:
+        for _ in range(boxes_per_image):
+            x, y, w, h = rng.integers(1, 30, 4).tolist()
+            category_id = categories[rng.integers(2)]["id"]
+            record = {"image_id": image_id, "category_id": category_id, "bbox": [x, y, w, h], "area": w * h}
+            annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **record})
+    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in image_ids]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def random_table(ground_truth: dict[str, Any], num_detections: int, seed: int = 0) -> DetectionTable:
+    """Random detections, some of them near the boxes, with score ties."""
+    rng = np.random.default_rng(seed)
+    ids = [image["id"] for image in ground_truth["images"]]
+    near = rng.integers(len(ground_truth["annotations"]), size=num_detections)
+    boxes = np.array([ground_truth["annotations"][i]["bbox"] for i in near], dtype=np.float64)
+    return DetectionTable(
+        np.where(
+            rng.random(num_detections) < 0.7,
+            [ground_truth["annotations"][i]["image_id"] for i in near],
+            rng.choice(ids, num_detections),
+        ),
+        rng.choice([3, 7], num_detections),
+        np.abs(boxes + rng.normal(0, 1, boxes.shape)),
+        rng.random(num_detections).round(2),
+    )
 
 
 def pycocotools_precision(

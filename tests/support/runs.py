@@ -1,7 +1,8 @@
 """Run directories with known numbers, as docs/run_directory.md has them.
 
-`write_run` writes one from its parts. `make_run` is a run as tables read it: final numbers and a few AP values, on
-known data. `make_logged_run` is a run as the dashboard reads it: with its training events and whole evaluations.
+`write_run` writes one from its parts, `make_bare_run` the least that is one. `make_run` is a run as tables read it:
+final numbers and a few AP values, on known data. `make_logged_run` is a run as the dashboard reads it: with its
+training events and whole evaluations.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ def write_run(
         (path / "names").mkdir(exist_ok=True)
         (path / "names" / name).touch()
     return path
+
+
+def make_bare_run(root: Path, experiment: str = "base", run_id: str = "0123456789ab-seed0", version: int = 1) -> Path:
+    """A run that has only begun: what names it, and a configuration."""
+    return write_run(
+        root / experiment / run_id, {"schema_version": version, "experiment": experiment}, config={"seed": 0}
+    )
 
 
 def make_run(

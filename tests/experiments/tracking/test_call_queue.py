@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import warnings
 
 import pytest
@@ -21,18 +20,21 @@ def test_calls_are_made_in_order_and_close_waits_for_them():
 
 
 def test_a_failing_call_warns_once_and_ends_it():
-    made = []
+    made, begun = [], threading.Event()
 
     def fail():
+        begun.set()
         raise OSError("disk full\nsecond line")
 
     background = CallQueue("receiver", 100, "do this")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         background.put(fail)
-        background._thread.join(10)
-        for _ in range(5):
+        assert begun.wait(10)
+        for _ in range(5):  # while it fails, or after that
             background.put(lambda: made.append(1))
+        assert not background.close(timeout=10)
+        background.put(lambda: made.append(2))
         assert not background.close(timeout=10)
     (warning,) = map(str, (w.message for w in caught))
     assert warning == "receiver failed: OSError: disk full; do this"
@@ -40,11 +42,10 @@ def test_a_failing_call_warns_once_and_ends_it():
 
 
 def test_a_receiver_that_hangs_holds_nobody_up():
-    release = threading.Event()
+    begun, release = threading.Event(), threading.Event()
     background = CallQueue("receiver", 2, "advice")
-    background.put(release.wait)
-    while not background._queue.empty():  # until the thread hangs in the first call
-        time.sleep(0.001)
+    background.put(lambda: begun.set() or release.wait())
+    assert begun.wait(10)  # the thread hangs in the first call
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(10):

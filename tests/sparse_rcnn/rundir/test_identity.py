@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.rundir.changes import changes, texts
-from sparse_rcnn.rundir.identity import file_fingerprint, identity_config, run_identity
+from sparse_rcnn.rundir.changes import flatten
+from sparse_rcnn.rundir.identity import file_fingerprint, identity_config, is_excluded, run_identity
 
 CONFIG: dict[str, Any] = {
     "seed": 0,
@@ -109,19 +109,6 @@ def test_patterns_take_what_lies_below_and_a_star_is_one_part() -> None:
     assert identity_config({"log": {"a": 1}, "empty": {}}, ("log.*",)) == {"empty": {}}
 
 
-def test_differences_are_listed_by_dotted_key() -> None:
-    a = {"model": {"num_stages": 3, "strides": [4, 8], "name": "x"}, "old": {"k": None}, "same": 1}
-    b = {"model": {"num_stages": 6, "strides": [4, 16, 32], "name": "x"}, "new": {}, "same": 1.0}
-    assert texts(changes(a, b)) == [
-        "model.num_stages: 3 -> 6",
-        "model.strides[1]: 8 -> 16",
-        "model.strides[2]: (absent) -> 32",
-        "new: (absent) -> {}",
-        "old.k: null -> (absent)",
-    ]
-    assert changes(CONFIG, copy.deepcopy(CONFIG)) == []
-
-
 def test_file_fingerprint_follows_the_content_and_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"abc")
@@ -142,3 +129,52 @@ def test_file_fingerprint_follows_the_content_and_is_read_once(tmp_path: Path, m
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.json: cannot be read: No such file"):
         file_fingerprint(tmp_path / "absent.json")
+
+
+def test_a_later_key_stays_out_while_it_means_as_before() -> None:
+    before = identity_config({"train": {"batch_size": 16}})
+
+    def with_key(value: Any) -> dict[str, Any]:
+        config = {"train": {"batch_size": 16, "new": value}}
+        return identity_config(config, values_as_before={"train.new": None})
+
+    assert with_key(None) == before
+    for value in (0, False, "", 1.0):
+        assert with_key(value) == {"train": {"batch_size": 16, "new": value}}
+
+
+def test_a_later_key_is_compared_as_numbers_and_lists_are() -> None:
+    assert identity_config({"a": {"b": 1.0, "c": (1, 2)}}, (), {"a.b": 1, "a.c": [1.0, 2]}) == {}
+    assert identity_config({"b": None, "a": {"b": None}}, (), {"b": None}) == {"a": {"b": None}}, "by its whole name"
+    whole_node = {"new": {"x": 1}}
+    assert identity_config({"old": 1, **whole_node}, (), whole_node) == {"old": 1}
+    assert identity_config({"old": 1, "new": {"x": 2}}, (), whole_node) == {"old": 1, "new": {"x": 2}}
+
+
+@pytest.mark.parametrize(
+    ("key", "excluded"),
+    [
+        ("seed", True),
+        ("log.writers.wandb.mode", True),
+        ("data.train.annotations", True),
+        ("data.extra.images", True),
+        ("eval", True),
+        ("hydra.x[0].y", True),
+        ("data.generator.sizes[1]", True),
+        ("data.train", False),
+        ("data.train.crop", False),
+        ("data.images", False),
+        ("model.seed", False),
+        ("train", False),
+        ("train.batch_size", False),
+        ("seeds", False),
+        ("model.strides[0]", False),
+    ],
+)
+def test_keys_that_stay_out_of_identities(key: str, excluded: bool) -> None:
+    assert is_excluded(key) is excluded
+
+
+def test_what_is_excluded_is_what_an_identity_leaves_out() -> None:
+    kept = set(flatten(identity_config(CONFIG)))
+    assert kept == {key for key in flatten(CONFIG) if not is_excluded(key)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +16,7 @@ from sparse_rcnn.rundir.find import find_foreign_folders, find_runs
 from sparse_rcnn.rundir.layout import SCHEMA_VERSION
 from sparse_rcnn.rundir.reader import Run, check_meta
 from tests.support.paths import ROOT
-from tests.support.runs import write_json, write_run
-
-
-def make_run(root: Path, experiment: str = "base", run_id: str = "0123456789ab-seed0", version: int = 1) -> Path:
-    meta = {"schema_version": version, "experiment": experiment}
-    return write_run(root / experiment / run_id, meta, config={"seed": 0})
+from tests.support.runs import make_bare_run, write_json
 
 
 def line(event: str, step: int, **metrics: float) -> str:
@@ -30,13 +24,13 @@ def line(event: str, step: int, **metrics: float) -> str:
 
 
 def test_a_run_without_results_yet(tmp_path: Path) -> None:
-    run = Run(make_run(tmp_path))
+    run = Run(make_bare_run(tmp_path))
     assert (run.run_id, run.config, run.status) == ("0123456789ab-seed0", {"seed": 0}, {"state": "created"})
     assert (run.results, run.is_finished, run.evaluations, run.events()) == (None, False, [], [])
 
 
 def test_a_run_is_finished_with_results_and_state(tmp_path: Path) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     write_json(path / "results.json", {"val/bbox/AP": 0.5})
     write_json(path / "status.json", {"state": "running"})
     assert not Run(path).is_finished
@@ -47,7 +41,7 @@ def test_a_run_is_finished_with_results_and_state(tmp_path: Path) -> None:
 
 
 def test_evaluations_are_sorted_by_step_and_other_files_ignored(tmp_path: Path) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     for step in (100, 20, 123456789):
         write_json(path / "eval" / f"step_{step:08d}.json", {"metrics": {"AP": step}})
     (path / "eval" / ".step_00000200.json.17.tmp").write_text('{"met')
@@ -58,7 +52,7 @@ def test_evaluations_are_sorted_by_step_and_other_files_ignored(tmp_path: Path) 
 
 
 def test_damaged_evaluations_are_left_out_and_named(tmp_path: Path) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     good = {"epoch": 1.5, "metrics": {"val/bbox/AP": 0.5, "val/bbox/APs": None}}
     damaged: list[Any] = [
         [], {"metrics": {}}, {"epoch": True, "metrics": {}}, {"epoch": math.inf, "metrics": {}},
@@ -79,7 +73,7 @@ def test_damaged_evaluations_are_left_out_and_named(tmp_path: Path) -> None:
 
 
 def test_of_a_repeated_event_the_last_wins_and_steps_are_sorted(tmp_path: Path) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     log = line("train", 1, loss=3.0) + line("train", 2, loss=2.0) + line("eval", 2, AP=0.1)
     log += line("train", 2, loss=1.5) + line("train", 10, loss=1.0) + line("train", 1, loss=2.5)
     (path / "metrics.jsonl").write_text(log)
@@ -92,7 +86,7 @@ def test_of_a_repeated_event_the_last_wins_and_steps_are_sorted(tmp_path: Path) 
 
 @pytest.mark.parametrize("cut", range(1, 40, 6))
 def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     (path / "metrics.jsonl").write_bytes((line("train", 1, loss=1.0) + line("train", 2)[:cut]).encode())
     run = Run(path)
     assert [item["step"] for item in run.events()] == [1]
@@ -100,7 +94,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
 
 
 def test_unreadable_lines_in_the_middle_are_counted(tmp_path: Path) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     bad = [
         b'{"event": "tra\n',
         b"\x00\x00\xff\xfe\n",
@@ -115,13 +109,13 @@ def test_unreadable_lines_in_the_middle_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_complete_last_line_without_its_newline_counts(tmp_path: Path) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     (path / "metrics.jsonl").write_text(line("train", 1) + line("train", 2).rstrip("\n"))
     assert len(Run(path).events()) == 2
 
 
 def test_a_newer_schema_is_refused_by_version(tmp_path: Path) -> None:
-    path = make_run(tmp_path, version=SCHEMA_VERSION + 1)
+    path = make_bare_run(tmp_path, version=SCHEMA_VERSION + 1)
     with pytest.raises(NewerSchemaError, match=f"schema version {SCHEMA_VERSION + 1}.*update it"):
         Run(path)
     with pytest.raises(NewerSchemaError):
@@ -134,7 +128,7 @@ def test_what_is_no_run_is_refused_and_named(tmp_path: Path) -> None:
     write_json(tmp_path / "a" / "meta.json", {"something": "else"})
     with pytest.raises(RunError, match=r"meta\.json does not describe a run"):
         Run(tmp_path / "a")
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     (path / "config.json").write_text('{"seed": ')
     with pytest.raises(RunError, match=r"config\.json is not valid JSON"):
         _ = Run(path).config
@@ -155,7 +149,7 @@ def test_what_is_no_run_is_refused_and_named(tmp_path: Path) -> None:
     ],
 )
 def test_meta_that_describes_no_run_is_refused_by_key(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
-    path = make_run(tmp_path)
+    path = make_bare_run(tmp_path)
     meta = json.loads((path / "meta.json").read_text())
     check_meta({**meta, "resumes": [{}]}, "it")
     write_json(path / "meta.json", {**meta, **changes})
@@ -172,75 +166,6 @@ def test_meta_is_an_object_with_a_name_for_the_run() -> None:
         check_meta({"schema_version": 1}, "it")
     with pytest.raises(RunError, match="does not describe a run: experiment must be a string"):
         check_meta({"schema_version": 1, "run_id": "a-seed0"}, "it")
-
-
-def paths(root: Path) -> list[Path]:
-    return [run.path for run in find_runs(root)]
-
-
-def test_runs_are_found_from_any_folder_above_them(tmp_path: Path) -> None:
-    roots = tmp_path / "roots"
-    first, second = (make_run(roots / "one", "a", f"0123456789ab-seed{seed}") for seed in range(2))
-    other = make_run(roots / "one", "b")
-    nested = make_run(roots / "two" / "runs", "a")
-    beside = make_run(roots, "c")
-    write_json(first / "checkpoints" / "copy" / "meta.json", json.loads((second / "meta.json").read_text()))
-    make_run(roots / ".sweeps", "a")
-    assert paths(roots) == [beside, first, second, other, nested]
-    assert paths(roots / "one") == [first, second, other]
-    assert paths(roots / "one" / "a") == [first, second]
-    assert paths(first) == [first]
-    assert paths(tmp_path) == [beside, first, second, other], "four folders down, and nested is five"
-
-
-def test_a_run_that_two_paths_lead_to_is_found_once(tmp_path: Path) -> None:
-    first = make_run(tmp_path, "a")
-    (tmp_path / "latest").symlink_to(first)
-    (tmp_path / "loop").symlink_to(tmp_path)
-    assert paths(tmp_path) == [first]
-    assert find_foreign_folders(tmp_path) == []
-
-
-def test_folders_of_others_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = make_run(tmp_path, "a")
-    (tmp_path / "b" / "c").mkdir(parents=True)
-    scandir = os.scandir
-
-    def refuse(path: Path) -> Any:
-        if path.name == "b":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    assert paths(tmp_path) == [first]
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(RunError, match="cannot be read: you have no permission to"):
-        find_runs(tmp_path)
-
-
-def test_foreign_folders_neither_hold_runs_nor_lie_in_one(tmp_path: Path) -> None:
-    make_run(tmp_path / "nested" / "runs", "a")
-    in_the_root = make_run(tmp_path, ".", "0123456789ab-seed7")
-    (in_the_root / "checkpoints").mkdir()
-    (tmp_path / "b" / "half-created").mkdir(parents=True)
-    assert find_foreign_folders(tmp_path) == [tmp_path / "b"]
-    assert find_foreign_folders(in_the_root) == []
-    write_json(tmp_path / "b" / "meta.json", {"something": "else"})
-    assert find_foreign_folders(tmp_path / "b") == [tmp_path / "b"]
-
-
-def test_runs_are_found_and_foreign_folders_listed_apart(tmp_path: Path) -> None:
-    first = make_run(tmp_path, "a", "0123456789ab-seed1")
-    second = make_run(tmp_path, "b")
-    half_created = tmp_path / "b" / "half-created"
-    write_json(half_created / "config.json", {})
-    (tmp_path / "notes.txt").write_text("")
-    (tmp_path / "a" / ".hidden").mkdir()
-    assert [run.path for run in find_runs(tmp_path)] == [first, second]
-    assert find_foreign_folders(tmp_path) == [half_created]
-    assert [run.path for run in find_runs(first)] == [first]
-    with pytest.raises(RunError, match="absent does not exist"):
-        find_runs(tmp_path / "absent")
 
 
 def test_the_reader_imports_neither_torch_nor_the_suite() -> None:

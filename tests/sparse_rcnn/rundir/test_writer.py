@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ import sparse_rcnn.rundir.reader
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.identity import run_identity
-from sparse_rcnn.rundir.provenance import git_state
-from sparse_rcnn.rundir.writer import RunDescription, RunDirectory, write_json_atomic
+from sparse_rcnn.rundir.json_files import write_json_atomic
+from sparse_rcnn.rundir.writer import RunDescription, RunDirectory
 from tests.support.paths import ROOT, names
 
 CONFIG: dict[str, Any] = {"seed": 3, "experiment": "base", "model": {"num_stages": 3}, "train": {"lr": 0.1}}
@@ -210,22 +208,6 @@ def test_a_read_only_disk_is_named(tiny_disk: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("failing", ["replace", "fsync"])
-def test_a_failing_write_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    def fail(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    path = tmp_path / "a" / "x.json"
-    write_json_atomic(path, {"old": 1})
-    monkeypatch.setattr(os, failing, fail)
-    with pytest.raises(UserError, match=r"cannot write .*x\.json: No space left on device"):
-        write_json_atomic(path, {"new": 1})
-    assert names(path.parent) == ["x.json"]
-    assert json.loads(path.read_text()) == {"old": 1}
-
-
 def test_a_creation_that_fails_leaves_no_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = os.replace
 
@@ -238,66 +220,6 @@ def test_a_creation_that_fails_leaves_no_directory(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"cannot write .*meta\.json"):
         open_run(tmp_path)
     assert [name for name in names(tmp_path) if name != ".lock"] == []
-
-
-def test_numbers_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
-    import numpy as np
-
-    path = tmp_path / "x.json"
-    write_json_atomic(
-        path, {"a": float("nan"), "b": [np.float32(0.5), np.float64("inf")], "c": np.arange(2), "d": tmp_path}
-    )
-    assert json.loads(path.read_text()) == {"a": None, "b": [0.5, None], "c": [0, 1], "d": str(tmp_path)}
-
-
-HOLDER = """
-import os, sys, time
-from sparse_rcnn.rundir.writer import RunDirectory
-with RunDirectory(sys.argv[1]).lock():
-    if "fork" in sys.argv and os.fork() == 0:  # a worker that outlives its parent
-        time.sleep(1.5)
-        os._exit(0)
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def hold(path: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLDER, str(path), *arguments]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    return holder
-
-
-@pytest.mark.parametrize("arguments", [(), ("fork",)])
-def test_two_processes_do_not_hold_one_run_and_a_killed_one_releases_it(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    run = open_run(tmp_path)
-    holder = hold(run.path, *arguments)
-    try:
-        start = time.monotonic()
-        with (
-            pytest.raises(UserError, match=rf"is in use by process {holder.pid} on .*two processes"),
-            run.lock(),
-        ):
-            pass
-        assert time.monotonic() - start < 1
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-    with run.lock():
-        assert json.loads((run.path / "lock_holder.json").read_text())["pid"] == os.getpid()
-    assert "lock_holder.json" not in names(run.path)
-
-
-def test_the_lock_is_released_after_an_error_and_can_be_taken_again(tmp_path: Path) -> None:
-    run = open_run(tmp_path)
-    with pytest.raises(ZeroDivisionError), run.lock():
-        raise ZeroDivisionError
-    with run.lock(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"), run.lock():
-        pass
 
 
 CREATOR = """
@@ -330,16 +252,9 @@ def test_processes_that_create_one_run_at_once_get_one_directory(tmp_path: Path)
     assert sorted(created for _, created in answers) == ["False", "False", "True"]
 
 
-def test_git_state_of_a_repository_and_of_none(tmp_path: Path) -> None:
-    assert git_state(tmp_path) == {"sha": None, "dirty": None}
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for command in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
-        try:
-            subprocess.run(["git", "-C", str(tmp_path), *command], check=True, capture_output=True)
-        except FileNotFoundError:
-            pytest.skip("git is not installed")
-    state = git_state(tmp_path)
-    assert len(state["sha"]) == 40
-    assert state["dirty"] is False
-    (tmp_path / "new.py").write_text("")
-    assert git_state(tmp_path)["dirty"] is True
+def test_the_lock_is_released_after_an_error_and_can_be_taken_again(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    with pytest.raises(ZeroDivisionError), run.lock():
+        raise ZeroDivisionError
+    with run.lock(), pytest.raises(UserError, match=f"in use by process {os.getpid()}"), run.lock():
+        pass

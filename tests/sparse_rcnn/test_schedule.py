@@ -1,16 +1,12 @@
-"""The learning-rate schedule, the optimizer's parameter groups and the rule for other batch sizes."""
+"""Warm-up and milestones of the learning rate, against the paper's and by hand."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
-import torch
 
-from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.schedule import WarmupMultiStep
-from tests.support.detectors import architecture, build, resnet, small_detector
 
 PAPER: dict[str, Any] = {
     "length": 270_000,
@@ -91,54 +87,3 @@ def test_warmup_continues_through_a_milestone() -> None:
 def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         schedule(**changes)
-
-
-@pytest.mark.parametrize(
-    ("rule", "batch_size", "factor"),
-    [
-        ("none", 4, 1),
-        ("none", 64, 1),
-        ("sqrt", 4, 0.5),
-        ("sqrt", 64, 2),
-        ("linear", 4, 0.25),
-        ("linear", 24, 1.5),
-    ],
-)
-def test_lr_scaling_rules(rule: str, batch_size: int, factor: float) -> None:
-    assert scale_lr(2.5e-5, rule, batch_size, reference_batch_size=16) == pytest.approx(2.5e-5 * factor, rel=1e-12)
-
-
-def test_an_unknown_lr_scaling_rule_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^lr_scaling must be one of none, sqrt, linear, got 'cubic'"):
-        scale_lr(1.0, "cubic", 8, 16)
-
-
-def test_one_group_of_all_trainable_parameters() -> None:
-    with torch.device("meta"):
-        model = build(architecture(bottom_up=resnet(18)))
-    (group,) = parameter_groups(model, lr=0.5, backbone_lr_multiplier=1.0)
-    assert group["lr"] == 0.5
-    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters() if p.requires_grad]
-    assert len(group["params"]) == len(list(model.parameters())) - 5
-
-
-def test_two_groups_where_the_backbone_has_its_own_rate() -> None:
-    model = small_detector()
-    rest, backbone = parameter_groups(model, lr=0.5, backbone_lr_multiplier=0.1)
-    assert (rest["lr"], backbone["lr"]) == (0.5, 0.05)
-    names = {id(p): n for n, p in model.named_parameters()}
-    assert all(names[id(p)].startswith("backbone.") for p in backbone["params"])
-    assert not any(names[id(p)].startswith("backbone.") for p in rest["params"])
-    assert len(rest["params"]) + len(backbone["params"]) == len(names)
-
-
-def test_weight_decay_is_on_everything() -> None:
-    model = small_detector()
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0), weight_decay=0.5)
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.detach(), before[name] * (1 - 0.1 * 0.5), msg=name)
-    assert math.isclose(optimizer.param_groups[0]["weight_decay"], 0.5)

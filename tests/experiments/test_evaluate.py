@@ -1,11 +1,10 @@
-"""python -m experiments.evaluate, and evaluation straight from tables of detections."""
+"""python -m experiments.evaluate."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,131 +13,20 @@ import pytest
 from PIL import Image
 
 from experiments import evaluate as command
-from experiments.run.evaluation_record import MAX_DETS_300, evaluate_stages, largest_group
-from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
-from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth, evaluate_detections
-from sparse_rcnn.evaluation.detections import DetectionColumns
+from sparse_rcnn.evaluation import evaluate_detections
 from sparse_rcnn.weights import save_detector
+from tests.support.coco_numbers import cats_and_dogs
 from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
 from tests.support.paths import ROOT
 
 CATEGORIES = small_card().categories
 
 
-def coco(num_images: int, boxes_per_image: int = 3, seed: int = 0) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    image_ids = [10 * i + 5 for i in range(num_images)]
-    annotations = []
-    for image_id in image_ids:
-        for _ in range(boxes_per_image):
-            x, y, w, h = rng.integers(1, 30, 4).tolist()
-            category_id = CATEGORIES[rng.integers(2)]["id"]
-            record = {"image_id": image_id, "category_id": category_id, "bbox": [x, y, w, h], "area": w * h}
-            annotations.append({"id": len(annotations) + 1, "iscrowd": 0, **record})
-    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in image_ids]
-    return {"images": images, "annotations": annotations, "categories": CATEGORIES}
-
-
-def table_of(ground_truth: dict[str, Any], num_detections: int, seed: int = 0) -> DetectionTable:
-    """Random detections, some of them near the boxes, with score ties."""
-    rng = np.random.default_rng(seed)
-    ids = [image["id"] for image in ground_truth["images"]]
-    near = rng.integers(len(ground_truth["annotations"]), size=num_detections)
-    boxes = np.array([ground_truth["annotations"][i]["bbox"] for i in near], dtype=np.float64)
-    return DetectionTable(
-        np.where(
-            rng.random(num_detections) < 0.7,
-            [ground_truth["annotations"][i]["image_id"] for i in near],
-            rng.choice(ids, num_detections),
-        ),
-        rng.choice([3, 7], num_detections),
-        np.abs(boxes + rng.normal(0, 1, boxes.shape)),
-        rng.random(num_detections).round(2),
-    )
-
-
-# ---- tables ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
-@pytest.mark.parametrize("image_ids", [None, [5, 25, 65]])
-def test_a_table_and_its_coco_results_are_evaluated_alike(backend: str, image_ids: list[int] | None) -> None:
-    ground_truth = coco(8)
-    table = table_of(ground_truth, 400)
-    evaluator = CocoEvaluator(CocoGroundTruth(ground_truth, image_ids), backend)
-    metrics = evaluator.evaluate(table)
-    assert metrics == evaluator.evaluate(table.to_coco())
-    assert 0.01 < metrics.summary["AP"] < 0.99
-
-    columns = DetectionColumns.from_table(table, evaluator.ground_truth)
-    expected = DetectionColumns.from_coco(table.to_coco(), evaluator.ground_truth)
-    for name, values in vars(expected).items():
-        np.testing.assert_array_equal(getattr(columns, name), values)
-    assert len(columns) < len(table) if image_ids else len(columns) == len(table)
-
-
-def test_no_detections_are_evaluated_too() -> None:
-    ground_truth = coco(2)
-    empty = DetectionTable.concatenate([])
-    assert CocoEvaluator(CocoGroundTruth(ground_truth), "pycocotools").evaluate(empty).summary["AP"] == 0
-    no_categories = CocoGroundTruth({"images": [], "annotations": [], "categories": []})
-    assert len(DetectionColumns.from_table(empty, no_categories)) == 0
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("image_ids", 6, r"detection 2 \(image 6\): image id 6 is not in the annotations"),
-        ("image_ids", 999, "image id 999 is not in the annotations"),
-        ("category_ids", 4, "category id 4 is not in the annotations"),
-        ("category_ids", 8, "category id 8 is not in the annotations"),
-        ("scores", np.nan, "detection 2 .*: score nan: give a finite number"),
-        ("boxes_xywh_abs", -1.0, r"detection 2 .*: bbox \[-1.0, -1.0, -1.0, -1.0\]"),
-        ("boxes_xywh_abs", np.inf, "detection 2 .*: bbox"),
-    ],
-)
-def test_what_a_table_cannot_hold_is_named(column: str, value: float, message: str) -> None:
-    ground_truth = coco(3)
-    table = table_of(ground_truth, 5)
-    values = getattr(table, column).copy()
-    values[2] = value
-    with pytest.raises(DataError, match=message):
-        CocoEvaluator(CocoGroundTruth(ground_truth), "hotcoco").evaluate(replace(table, **{column: values}))
-
-
-@pytest.mark.parametrize("num_detections", [90, 1500])  # below and above 100 of one class in one image
-@pytest.mark.parametrize("backend", ["pycocotools", "hotcoco"])
-def test_the_numbers_at_300_are_those_of_an_evaluation_at_300(backend: str, num_detections: int) -> None:
-    ground_truth = coco(2, boxes_per_image=20)
-    table = table_of(ground_truth, num_detections)
-    assert (largest_group(table) > 100) == (num_detections > 1000)
-    evaluation = evaluate_stages([table], CocoEvaluator(CocoGroundTruth(ground_truth), backend), True)
-    expected = evaluate_detections(ground_truth, table.to_coco(), "pycocotools", MAX_DETS_300)
-    assert list(evaluation.max_dets_300.summary) == list(expected.summary)
-    assert evaluation.max_dets_300.summary == pytest.approx(expected.summary, abs=1e-12)
-    assert evaluation.max_dets_300.max_dets == MAX_DETS_300
-    assert evaluation.backend == "pycocotools"
-
-
-def test_the_largest_group_is_counted_per_image_and_class() -> None:
-    def count(images: list[int], categories: list[int]) -> int:
-        ids = (np.array(images, dtype=np.int64), np.array(categories, dtype=np.int64))
-        return largest_group(DetectionTable(*ids, np.zeros((len(images), 4)), np.zeros(len(images))))
-
-    assert count([], []) == 0
-    assert count([4], [1]) == 1
-    assert count([1, 2, 1, 2, 1], [7, 7, 8, 7, 7]) == 2
-    assert count([1, 2, 3, 3, 3], [7, 7, 7, 7, 7]) == 3
-
-
-# ---- the command ----------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    content = coco(5)
+    content = cats_and_dogs(5)
     rng = np.random.default_rng(0)
     for image in content["images"]:
         pixels = rng.integers(0, 256, (image["height"], image["width"], 3), dtype=np.uint8)
@@ -294,7 +182,7 @@ def test_the_command_line_answers_in_one_line_and_without_torch(weights: Path) -
     wrong = [sys.executable, "-m", "experiments.evaluate", str(weights)]
     failed = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert failed.stderr.startswith(f"error: {weights} is not a run directory")
+    assert failed.stderr.startswith(f"error: {weights} is no run directory")
     assert failed.stderr.count("\n") == 1
 
 

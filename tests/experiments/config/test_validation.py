@@ -18,7 +18,7 @@ from sparse_rcnn.rundir.writer import config_text
 if TYPE_CHECKING:
     from nowhere import Unknown
 
-HERE = "tests.experiments.config.test_config_validation"
+HERE = "tests.experiments.config.test_validation"
 
 
 class Base:
@@ -153,8 +153,8 @@ def test_injected_arguments_need_not_and_may_not_be_in_the_config(where: str) ->
     [
         (f"{HERE}.Iner", f"a.model._target_: {HERE}.Iner does not exist .* did you mean 'Inner'"),
         (
-            "tests.experiments.config.test_config_validaton.Inner",
-            "does not exist .* did you mean 'test_config_validation'",
+            "tests.experiments.config.test_validaton.Inner",
+            "does not exist .* did you mean 'test_validation'",
         ),
         ("nowhere.Thing", "a.model._target_: nowhere.Thing does not exist .*no module 'nowhere'"),
         (f"{HERE}.HERE", "a.model._target_: .* is not a class or function"),

@@ -1,8 +1,7 @@
-"""SparseRCNN.predict and predict_stages, and the command on top of them."""
+"""From images of any kind to detections in their pixels: SparseRCNN.predict and predict_stages."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import predict as command
 from sparse_rcnn import SparseRCNN
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.image import EXIF_ORIENTATION
@@ -22,6 +20,7 @@ from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.structures import Detections
 from sparse_rcnn.weights import save_detector
 from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
+from tests.support.pictures import picture, to_pil
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +28,10 @@ def model() -> SparseRCNN:
     return small_detector(card=small_card()).eval()
 
 
-def picture(height: int = 40, width: int = 60, seed: int = 0) -> torch.Tensor:
-    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-
-
-def to_pil(image: torch.Tensor) -> Image.Image:
-    return Image.fromarray(image.permute(1, 2, 0).numpy())
-
-
 def assert_same(a: Detections, b: Detections, tolerance: float = 0.0) -> None:
     torch.testing.assert_close(a.boxes_xyxy_abs, b.boxes_xyxy_abs, rtol=0, atol=tolerance)
     torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=tolerance)
     assert a.labels.tolist() == b.labels.tolist()
-
-
-# ---- the Python interface -------------------------------------------------------------------------
 
 
 def test_three_lines_from_a_file_to_boxes_in_its_pixels(model: SparseRCNN, tmp_path: Path) -> None:
@@ -225,108 +213,3 @@ def test_the_forward_of_training_takes_raw_batches_as_before(model: SparseRCNN) 
     outputs = model(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 96], [40, 60]]))
     assert [tuple(output.logits.shape) for output in outputs] == [(2, NUM_PROPOSALS, 2)] * NUM_STAGES
     assert outputs[-1].boxes_xyxy_abs.requires_grad
-
-
-# ---- the command ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def weights(model: SparseRCNN, tmp_path: Path) -> str:
-    save_detector(model, model.card, tmp_path / "m.safetensors")
-    return str(tmp_path / "m.safetensors")
-
-
-def save(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    to_pil(picture(seed=seed)).save(path)
-    return path
-
-
-def written(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def test_folders_give_pictures_at_the_same_places_and_one_json(
-    model: SparseRCNN, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images = tmp_path / "in"
-    for i, name in enumerate(("a.png", "a.bmp", "deep/er/a.PNG", "b.gif", ".hidden.png", "notes.txt")):
-        if name.endswith("txt"):
-            (images / name).write_text("no image")
-        else:
-            save(images / name, seed=i)
-    out = images / "out"  # below the folder that is read: the pictures of one call are no input of the next
-    for _ in range(2):
-        command.main([weights, str(images), "--out", str(out), "--score-threshold", "0"])
-        assert written(out) == ["a.bmp", "a.png", "b.gif.png", "deep/er/a.PNG", "detections.json"]
-    content = json.loads((out / "detections.json").read_text())
-    num_detections = sum(len(record["scores"]) for record in content["images"])
-    assert f"{num_detections} detections of at least 0 in 4 images" in capsys.readouterr().out
-    assert 18 <= num_detections <= 24  # six proposals an image; one without area is dropped
-    assert content["score_threshold"] == 0
-    assert content["categories"] == model.card.categories
-    record = next(r for r in content["images"] if r["picture"] == "deep/er/a.PNG")
-    assert (record["width"], record["height"]) == (60, 40)
-    expected = model.predict(record["file"])
-    assert record["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-5)
-    np.testing.assert_allclose(record["boxes_xyxy_abs"], expected.boxes_xyxy_abs, atol=1e-3)
-    assert record["labels"] == expected.labels.tolist()
-    assert record["class_names"] == [model.card.class_names[label] for label in record["labels"]]
-    with Image.open(out / "a.bmp") as picture_:
-        assert picture_.format == "BMP"
-        assert picture_.size[0] >= 60
-
-
-def test_stages_are_drawn_beside_and_the_threshold_counts(weights: str, tmp_path: Path) -> None:
-    image = save(tmp_path / "in" / "a.png")
-    out = tmp_path / "out"
-    command.main([weights, str(image), "--out", str(out), "--stages", "--score-threshold", "1"])
-    assert written(out) == ["a.png", "a.stages.png", "detections.json"]
-    assert json.loads((out / "detections.json").read_text())["images"][0]["scores"] == []
-    with Image.open(out / "a.png") as one, Image.open(out / "a.stages.png") as all_stages:
-        assert all_stages.width > 2.5 * one.width  # the proposals and two stages
-
-
-def test_equal_names_in_two_inputs_keep_their_folders(weights: str, tmp_path: Path) -> None:
-    inputs = [save(tmp_path / "x" / "a.png"), save(tmp_path / "y" / "z" / "A.png")]
-    out = tmp_path / "out"
-    # The same file twice is one picture.
-    command.main([weights, *map(str, inputs), str(inputs[0].parent), "--out", str(out)])
-    assert written(out) == ["detections.json", "x/a.png", "y/z/A.png"]
-
-
-def test_an_unreadable_image_is_named_and_the_others_are_done(
-    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good, bad = save(tmp_path / "in" / "a.png"), tmp_path / "in" / "b.png"
-    bad.write_bytes(good.read_bytes()[:1000])
-    out = tmp_path / "out"
-    with pytest.raises(UserError, match="1 of 2 images could not be read"):
-        command.main([weights, str(tmp_path / "in"), "--out", str(out)])
-    assert f"warning: {bad} cannot be read as an image" in capsys.readouterr().err
-    assert written(out) == ["a.png", "detections.json"]
-    with pytest.raises(UserError, match="none of the 1 images could be read"):
-        command.main([weights, str(bad), "--out", str(tmp_path / "out2")])
-    assert not (tmp_path / "out2").exists()
-
-
-def test_what_the_command_refuses_before_it_writes(weights: str, tmp_path: Path) -> None:
-    image = save(tmp_path / "in" / "a.png")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("x")
-    out = str(tmp_path / "out")
-    for arguments, message in (
-        ([weights, str(tmp_path / "nope"), "--out", out], "nope: there is no such image or folder"),
-        ([weights, str(tmp_path / "empty"), "--out", out], r"empty holds no images \(jpg, "),
-        ([weights, str(image), "--out", str(image.parent)], "a.png would replace an input"),
-        ([weights, str(image), "--out", str(tmp_path / "file")], "file is a file: give a folder"),
-        ([str(tmp_path / "no.safetensors"), str(image), "--out", out], "no.safetensors: there is no such"),
-        ([str(image), str(image), "--out", out], "a.png is corrupt or not a safetensors file"),
-        ([weights, str(image), "--out", out, "--score-threshold", "2"], "--score-threshold 2"),
-        ([weights, str(image), "--out", out, "--batch-size", "0"], "--batch-size 0"),
-        ([weights, str(image), "--out", out, "--device", "foo"], "--device: device 'foo' does not exist"),
-    ):
-        with pytest.raises(UserError, match=message):
-            command.main(arguments)
-    assert not Path(out).exists()
-    assert written(tmp_path / "in") == ["a.png"]

@@ -1,15 +1,14 @@
+"""COCO numbers of both backends: those of pycocotools itself, and those that a hand computes."""
+
 from __future__ import annotations
 
 import copy
 import json
-import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.evaluation import (
@@ -17,35 +16,14 @@ from sparse_rcnn.evaluation import (
     CocoEvaluator,
     CocoGroundTruth,
     CocoMetrics,
-    detections_to_coco,
     evaluate_detections,
 )
-from sparse_rcnn.structures import Detections
+from tests.support.coco_numbers import BOX, FAR, annotation, coco, detection
 from tests.support.paths import shared
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-BOX = [10.0, 10.0, 50.0, 50.0]  # of medium area
-FAR = [200.0, 200.0, 50.0, 50.0]
 
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
-
-
-def annotation(box: list[float], image_id: int = 1, category_id: int = 1, **fields: Any) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": category_id, "bbox": box, "area": box[2] * box[3], **fields}
-
-
-def detection(box: list[float], score: float = 0.5, image_id: int = 1, category_id: int = 1) -> dict[str, Any]:
-    return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
-
-
-def coco(
-    annotations: list[dict[str, Any]], image_ids: tuple[int, ...] = (1,), names: dict[int, str] | None = None
-) -> dict[str, Any]:
-    return {
-        "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in image_ids],
-        "annotations": [{"id": i, "iscrowd": 0, **a} for i, a in enumerate(annotations)],
-        "categories": [{"id": i, "name": name} for i, name in (names or {1: "cat"}).items()],
-    }
 
 
 def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -323,93 +301,3 @@ def test_missing_package(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_max_dets(max_dets: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"^max_dets \["):
         evaluate_detections(coco([]), [], "hotcoco", max_dets)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"image_id": 99}, r"detection 1 \(image 99\): image id 99 is not in the annotations"),
-        ({"image_id": [1]}, r"image id \[1\] is not in"),
-        ({"category_id": 8}, r"detection 1 \(image 1\): category id 8 is not in"),
-        ({"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\]: give four"),
-        ({"bbox": [1, 2, math.nan, 3]}, r"detection 1 \(image 1\): bbox"),
-        ({"bbox": [1, 2, -3, 3]}, r"bbox \[1, 2, -3, 3\]"),
-        ({"score": math.nan}, r"score nan: give a finite number"),
-        ({"score": None}, r"score None"),
-    ],
-)
-def test_bad_detections(change: dict[str, Any], message: str) -> None:
-    detections = [detection(BOX), {**detection(BOX), **change}]
-    with pytest.raises(DataError, match=message) as error:
-        evaluate_detections(coco([annotation(BOX)]), detections, "hotcoco")
-    assert "\n" not in str(error.value)
-
-
-def test_detection_without_score() -> None:
-    with pytest.raises(DataError, match="detection 0 has no 'score'"):
-        evaluate_detections(coco([]), [{"image_id": 1, "category_id": 1, "bbox": BOX}], "hotcoco")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not JSON"),
-        ("[]", "holds a list"),
-        (json.dumps({"images": [], "annotations": []}), "no list 'categories'"),
-        (json.dumps(coco([annotation(BOX, image_id=9)])), "annotation 0 is of image 9"),
-        (json.dumps(coco([annotation(BOX, category_id=9)])), "annotation 0 has category 9"),
-        (json.dumps(coco([annotation([1, 2, -3, 4], id=55)])), r"annotation 55 has bbox \[1, 2, -3, 4\]"),
-        (json.dumps(coco([annotation(BOX, area=math.nan)])), "annotation 0 has area nan"),
-        (json.dumps(coco([], image_ids=(4, 4))), "image id 4 occurs twice"),
-        (json.dumps({**coco([]), "images": [{"id": "a"}]}), "image id 'a' is not an integer"),
-    ],
-)
-def test_bad_annotation_files(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "instances.json"
-    path.write_text(content)
-    with pytest.raises(DataError, match=message) as error:
-        CocoGroundTruth(path)
-    assert str(error.value).startswith(str(path))
-    assert "\n" not in str(error.value)
-
-
-def test_absent_annotation_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"absent\.json: cannot be read"):
-        CocoGroundTruth(tmp_path / "absent.json")
-
-
-# ---- detections_to_coco ---------------------------------------------------------------------------
-
-
-def test_detections_to_coco() -> None:
-    boxes = torch.tensor([[0.1, 0.2, 1000.3, 5.5], [1.0, 2.0, 3.0, 7.0]])
-    detections = Detections(boxes, torch.tensor([0.7, 0.25]), torch.tensor([1, 0]))
-    first, second = detections_to_coco(2**40, detections, category_ids=[13, 90])
-    assert second == {"image_id": 2**40, "category_id": 13, "bbox": [1.0, 2.0, 2.0, 5.0], "score": 0.25}
-    assert first["category_id"] == 90
-    assert first["score"] == float(torch.tensor(0.7))
-    assert first["bbox"][0] + first["bbox"][2] == float(boxes[0, 2])  # nothing rounded
-    assert json.loads(json.dumps([first, second])) == [first, second]
-    assert {type(value) for value in (*first["bbox"], first["score"])} == {float}
-
-
-def test_detections_to_coco_of_none() -> None:
-    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
-    assert detections_to_coco(1, none, [1]) == []
-
-
-@pytest.mark.parametrize("label", [2, -1])
-def test_label_without_category(label: int) -> None:
-    detections = Detections(torch.zeros(1, 4), torch.zeros(1), torch.tensor([label]))
-    with pytest.raises(DataError, match=rf"image 6: label {label} has no category among the 2"):
-        detections_to_coco(6, detections, [1, 5])
-
-
-def test_round_trip_from_detections_to_metrics() -> None:
-    boxes = torch.tensor([[10.0, 10.0, 60.0, 60.0], [200.0, 200.0, 250.0, 250.0]])
-    detections = Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
-    ground_truth = CocoGroundTruth(
-        coco([annotation(BOX, category_id=4), annotation(FAR, category_id=9)], names={4: "a", 9: "b"})
-    )
-    results = detections_to_coco(1, detections, ground_truth.category_ids)
-    assert CocoEvaluator(ground_truth, "hotcoco").evaluate(results).per_class == pytest.approx({"a": 1, "b": 1})
