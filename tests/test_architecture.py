@@ -168,6 +168,16 @@ def test_only_build_instantiates() -> None:
     assert users == {"experiments/config/build.py"}
 
 
+def test_one_class_name_is_one_thing() -> None:
+    homes: dict[str, list[str]] = {}
+    for package in PACKAGES:
+        for file in sources(package):
+            for node in tree(file).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    homes.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
 def test_commands_import_torch_late() -> None:
     commands = [f for f in sources("experiments") if 'if __name__ == "__main__"' in f.read_text()]
     assert ROOT / "experiments" / "train.py" in commands

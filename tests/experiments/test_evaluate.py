@@ -182,7 +182,7 @@ def test_the_command_line_answers_in_one_line_and_without_torch(weights: Path) -
     wrong = [sys.executable, "-m", "experiments.evaluate", str(weights)]
     failed = subprocess.run(wrong, cwd=ROOT, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert failed.stderr.startswith(f"error: {weights} is no run directory")
+    assert failed.stderr.startswith(f"error: {weights} is not a run directory")
     assert failed.stderr.count("\n") == 1
 
 

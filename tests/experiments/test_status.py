@@ -155,6 +155,7 @@ def test_the_json_output(tmp_path: Path) -> None:
     assert run.pop("age") > 7e8  # of something in 2001, seen from today
     assert run == {
         "path": str(path), "run_id": "0123456789ab-seed0", "experiment": "base", "seed": 0, "recipe": "mini",
+        "experiments": ["base"],
         "state": "failed", "step": 50, "num_steps": 100, "epoch": 2.0, "ap": 0.5, "images_per_second": 8.0,
         "eta": None, "host": HERE, "device": "cpu", "error": "E: no",
     }  # fmt: skip
