@@ -155,7 +155,7 @@ def test_mistakes_are_named_and_nothing_is_written(weights: Path, data: Path, tm
     out = tmp_path / "out"
     for arguments, message in (
         ((tmp_path / "nope", data), "nope: there is no such file or run directory"),
-        ((weights, None), "no run directory, so it has no data: give --annotations and --images"),
+        ((weights, None), "not a run directory, so it has no data: give --annotations and --images"),
         ((weights, None, "--images", data), "--annotations and --images belong together"),
         ((weights, data, "--batch-size", 0), "--batch-size 0: at least 1"),
         ((weights, data, "--max-images", 0), "--max-images 0: at least 1"),
