@@ -35,6 +35,9 @@ def write_figure(path: Path, figure: Any, dpi: float | str = "figure") -> None:
     Raises:
         UserError: it cannot be written.
     """
+    import matplotlib
+
     suffix, content = path.suffix.lower(), io.BytesIO()
-    figure.savefig(content, format=suffix[1:], dpi=dpi, metadata=UNDATED[suffix])
+    with matplotlib.rc_context({"svg.hashsalt": path.stem}):  # else the ids in an SVG are random
+        figure.savefig(content, format=suffix[1:], dpi=dpi, metadata=UNDATED[suffix])
     write_bytes_atomic(path, content.getvalue())

@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """The run stopped because it was asked to; its checkpoint is saved. ``signal_number`` says by what."""
+class Interrupted(BaseException):
+    """The run stopped because it was asked to; its checkpoint is saved. ``signal_number`` is that of the request.
+
+    Like KeyboardInterrupt not an ``Exception``: a signal may arrive anywhere, and code that makes an error of every
+    exception, such as the reading of an image, has to let it through.
+    """
 
     def __init__(self, step: int, signal_number: int) -> None:
         self.step, self.signal_number = step, signal_number

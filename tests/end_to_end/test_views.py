@@ -113,8 +113,11 @@ def test_pictures(run, tmp_path, capsys, arguments, name):
     assert main(["stages", "--run", str(run), "--out", str(out), *arguments]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     start = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}[out.suffix]
-    assert out.read_bytes().startswith(start)
+    first = out.read_bytes()
+    assert first.startswith(start)
     assert [p.name for p in out.parent.iterdir()] == [name]
+    assert main(["stages", "--run", str(run), "--out", str(out), *arguments]) == 0
+    assert out.read_bytes() == first, "the same view gives the same file"
 
 
 def test_figure_4_is_the_first_view_of_the_baseline(run, tmp_path, capsys):
