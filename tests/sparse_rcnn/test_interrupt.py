@@ -16,6 +16,8 @@ from sparse_rcnn.interrupt import Interrupted, StopRequest
 def test_a_signal_while_an_image_is_read_is_not_an_error_of_the_image(tmp_path: Path) -> None:
     pipe = tmp_path / "image.png"
     os.mkfifo(pipe)  # nobody writes: opening it waits
-    with StopRequest() as stop, pytest.raises(Interrupted, match="stopped by SIGTERM after step 7"), stop.at_once(7):
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        read_image(pipe)
+    signalled = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    with StopRequest() as stop, stop.at_once(7):
+        signalled.start()
+        with pytest.raises(Interrupted, match="stopped by SIGTERM after step 7"):
+            read_image(pipe)
