@@ -1,4 +1,4 @@
-"""What has to be known of a detector besides its tensors, and the module that carries it."""
+"""The description of a detector that goes beside its tensors, and the module that carries it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What has to be known of weights besides the tensors.
+    """The description of weights that goes beside the tensors.
 
     Args:
         architecture: the resolved ``model`` node, see ``sparse_rcnn.architecture``.
@@ -47,7 +47,7 @@ class ModelCard:
 
 
 class DetectorModule(nn.Module):
-    """What prediction on images and weights files need of a detector; ``sparse_rcnn.detector`` is one.
+    """The interface of a detector to prediction on images and to weights files; ``sparse_rcnn.detector`` is one.
 
     Called with images (N, 3, H, W) and their sizes (N, 2), it gives one ``StageOutput`` per stage.
 

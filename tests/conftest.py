@@ -1,4 +1,4 @@
-"""What every test gets, and fixtures of more than one file."""
+"""Settings of all tests, and fixtures of more than one file."""
 
 from __future__ import annotations
 

@@ -59,6 +59,6 @@ def _unformatted_hydra_errors() -> Iterator[None]:
 
 
 def version_base() -> dict[str, Any]:
-    """What Hydra's entry points are called with: 1.3 must be told its `version_base`, 1.4 deprecates that."""
+    """Keyword arguments of Hydra's entry points: 1.3 needs its `version_base`, 1.4 deprecates it."""
     major, minor = importlib.metadata.version("hydra-core").split(".")[:2]
     return {"version_base": "1.3"} if (int(major), int(minor)) < (1, 4) else {}

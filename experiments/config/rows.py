@@ -107,7 +107,7 @@ def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) 
 
 
 def deviations_of(config: dict[str, Any]) -> list[str] | None:
-    """What overrides changed of the experiment that a configuration was started as, of all that changes a run's result.
+    """The changes that overrides made to the experiment a configuration was started as, if they change the result.
 
     None where the name has no file in ``conf/experiment``: there is nothing to compare with.
     """

@@ -1,4 +1,4 @@
-"""A disk that is full, damaged or in the way is one line, and what is on it can be gone on with."""
+"""A disk that is full, damaged or in the way is one line, and runs on it can be resumed."""
 
 from __future__ import annotations
 
