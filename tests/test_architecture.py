@@ -156,6 +156,33 @@ def test_foreign_words_are_found(text: str) -> None:
     assert FOREIGN_WORDS.search(text)
 
 
+# Sub-packages and files of the other two packages, from the bottom up; commands of `experiments` stand on all of it.
+ROOMS = {
+    "experiments": ("cli", "config", "tracking", "run", "sweep"),
+    "analysis": (
+        "wandb_runs", "paper", "our_rows", "output", "comments", "dashboard",
+        "summaries", "statistics", "tables", "figures", "arguments", "commands", "__main__",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_downwards(package: str) -> None:
+    ranks = {room: i for i, room in enumerate(ROOMS[package])}
+    wrong = []
+    for file in sources(package):
+        own = file.relative_to(ROOT / package).with_suffix("").parts[0]
+        if own == "__init__" or (package == "experiments" and own not in ranks):
+            continue  # a command: nothing but the launchers, which start it as a program, stands on it
+        assert own in ranks, f"{own} has no rank"
+        for name, node in imports(file):
+            parts = name.split(".")
+            target = parts[1] if parts[0] == package and len(parts) > 1 else own
+            if target != own and ranks.get(target, len(ranks)) >= ranks[own]:
+                wrong.append(f"{file.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert wrong == []
+
+
 def test_only_build_instantiates() -> None:
     users = set()
     for package in PACKAGES:
