@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,8 @@ def record_row(path: Path, config: dict[str, Any]) -> None:
 def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) -> bool:
     """Record the rows that a run is today; returns whether the record changed.
 
-    Names that no row has here are kept as they are recorded.
+    Names that no row has here are kept as they are recorded. A run that equals no row keeps all names that it was
+    started as, each with the changes of today.
 
     Args:
         directory: of the run.
@@ -101,9 +102,18 @@ def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) 
         raise UserError(f"{directory.path}: no row composes under its recipe {config['recipe_name']} here")
     if None in found.values():  # no row that it equals, and none of its name: nothing to compare with
         return False
-    return directory.replace_experiments(
-        lambda known: {**{name: lines for name, lines in known.items() if name not in rows}, **found}
-    )
+    equals_one = not all(found.values())
+
+    def renewed(known: Mapping[str, Sequence[str] | None]) -> dict[str, Sequence[str] | None]:
+        kept: dict[str, Sequence[str] | None] = {}
+        for name, lines in known.items():
+            if name not in rows:
+                kept[name] = lines
+            elif not equals_one:  # it was also started as this row, and is that with changes
+                kept[name] = texts(shorten(_changes(rows[name], config)))
+        return {**kept, **found}
+
+    return directory.replace_experiments(renewed)
 
 
 def deviations_of(config: dict[str, Any]) -> list[str] | None:

@@ -112,6 +112,15 @@ def test_names_that_no_row_has_now_are_kept(tmp_path: Path) -> None:
     assert Run(path).experiments == ["of_another_folder", "stages_1"]
 
 
+def test_a_run_that_was_started_as_two_rows_keeps_both_with_todays_changes(tmp_path: Path) -> None:
+    path = older_run(tmp_path / "runs", "num_stages=1", "schedule.length=77", deviations=["num_stages: 3 -> 1"])
+    write_json(path / "names" / "stages_1", ["of another day"])
+    shorter = "schedule.length: 2500 -> 77"
+    everything = {"baseline": ["num_stages: 3 -> 1", shorter], "stages_1": [shorter]}
+    command.main([str(tmp_path / "runs")])
+    assert Run(path).deviations == {**everything, "stages_3": everything["baseline"]}
+
+
 def test_a_name_without_a_row_keeps_what_is_recorded_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither a row of another folder nor a recipe that is not here turns recorded changes into none."""
     changed = {"of_another_folder": ["train.clip_norm: 1 -> 0.5"]}
