@@ -67,7 +67,7 @@ def experiments_of(config: dict[str, Any], search_path: Sequence[str] = ()) -> d
     own = config["experiment_name"]
     if own not in rows:
         return {own: None}
-    deviations = texts(shorten(_changes(rows[own], config)))
+    deviations = _deviations(rows[own], config)
     same = [name for name, row in rows.items() if not _changes(row, rows[own].config)]
     return dict.fromkeys(sorted({own, *same}), deviations)
 
@@ -110,7 +110,7 @@ def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) 
             if name not in rows:
                 kept[name] = lines
             elif not equals_one:  # it was also started as this row, and is that with changes
-                kept[name] = texts(shorten(_changes(rows[name], config)))
+                kept[name] = _deviations(rows[name], config)
         return {**kept, **found}
 
     return directory.replace_experiments(renewed)
@@ -122,7 +122,7 @@ def deviations_of(config: dict[str, Any]) -> list[str] | None:
     None where the name has no file in ``conf/experiment``: there is nothing to compare with.
     """
     row = dict(_plain_rows(config["recipe_name"])).get(config["experiment_name"])
-    return None if row is None else texts(shorten(_changes(row, config)))
+    return None if row is None else _deviations(row, config)
 
 
 def fill_missing(node: DictConfig) -> bool:
@@ -137,6 +137,10 @@ def fill_missing(node: DictConfig) -> bool:
         elif not OmegaConf.is_interpolation(node, key) and OmegaConf.is_dict(node[key]):
             filled |= fill_missing(node[key])
     return filled
+
+
+def _deviations(row: PlainRow, config: dict[str, Any]) -> list[str]:
+    return texts(shorten(_changes(row, config)))
 
 
 def _changes(row: PlainRow, config: dict[str, Any]) -> list[Change]:
