@@ -46,8 +46,8 @@ def choose_recipe(summaries: Sequence[RunSummary], asked: str | None) -> str:
     """The recipe that is asked for, or the only one there is.
 
     Raises:
-        UserError: none is asked for and there is no run, or there are several recipes; that which is asked for is
-            neither that of a run nor one of this suite's.
+        UserError: no recipe is given and the runs have none or several, or the given one is neither a run's nor this
+            suite's.
     """
     recipes = sorted({summary.recipe for summary in summaries})
     names = ", ".join(recipes)

@@ -63,7 +63,7 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
     """The learned boxes (P, 4), cxcywh in 0..1, of a checkpoint; of the final weights for None.
 
     Raises:
-        UserError: there are no such weights; names the checkpoints that there are.
+        UserError: the weights do not exist; names the checkpoints that do.
     """
     from safetensors import SafetensorError, safe_open
 

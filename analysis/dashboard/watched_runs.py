@@ -84,7 +84,7 @@ class WatchedRuns:
         """The content as it is now.
 
         Raises:
-            UserError: there is no run.
+            UserError: the folder holds no run.
         """
         content = self.read()
         if not self.num_runs:
