@@ -184,12 +184,16 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
     Raises:
         DataError: the file has another number of categories.
     """
-    from sparse_rcnn.data.annotations import Records, load_json
+    from sparse_rcnn.data.annotation_columns import category_names
     from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
+    from sparse_rcnn.data.findings import Findings
+    from sparse_rcnn.data.records import Records, load_json
 
     if annotations is not None:
-        records = Records(annotations, load_json(annotations)[0], "categories")
-        found = sorted(zip(records.unique_ids().tolist(), records.texts("name"), strict=True))
+        findings = Findings(str(annotations))
+        records = Records(load_json(annotations)[0], "categories", findings)
+        found = sorted(zip(records.ids().numbers.tolist(), category_names(records), strict=True))
+        findings.raise_errors()
         if len(found) != num_classes:
             raise DataError(f"{annotations} has {len(found)} categories, the checkpoint {num_classes} classes")
     elif num_classes == len(COCO_CATEGORIES):

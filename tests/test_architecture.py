@@ -32,16 +32,25 @@ LAYERS = [
     [
         "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
-        "eval_mode", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
+        "eval_mode", "data", "data.transforms", "data.coco_categories", "data.foreign_formats",
+        "data.ids", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
-        "data.annotations", "data.image", "data.shapes", "evaluation.ground_truth",
+        "data.findings", "data.image", "data.image_names", "data.label_space", "data.box_formats", "data.shapes",
     ],
-    ["rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "data.coco"],
+    [
+        "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights",
+        "data.records", "data.image_headers",
+    ],
+    ["data.box_column"],
+    ["data.annotation_columns"],
+    ["data.annotations"],
+    ["data.annotated_images", "evaluation.ground_truth"],
+    ["data.coco"],
     ["rundir.lock", "rundir.reader", "engine", "speed", "checkpoint", "data.batching", "evaluation.detections"],
     [
         "image_detection", "data.loading", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend",

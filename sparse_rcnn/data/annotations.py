@@ -1,233 +1,222 @@
-"""COCO's annotation file, read and checked column by column."""
+"""COCO's annotation file, read and checked column by column: one reading for training and for evaluation."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-import warnings
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_rcnn.data.annotation_columns import (
+    annotation_numbers,
+    box_areas,
+    category_names,
+    crowd_flags,
+    image_sides,
+    reference_positions,
+    usable_boxes,
+)
+from sparse_rcnn.data.box_column import read_boxes
+from sparse_rcnn.data.findings import ERROR, LEFT_OUT, NOTE, Findings, counted
+from sparse_rcnn.data.ids import Ids
+from sparse_rcnn.data.image_names import name_of_record
+from sparse_rcnn.data.records import Records, coco_object, load_json
 from sparse_rcnn.errors import DataError
-
-SECTIONS = {"images": "image", "annotations": "annotation", "categories": "category"}
 
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """A valid annotation file as arrays, N images sorted by id and A annotations in the order of the file.
+    """An annotation file as arrays, N images sorted by id and A annotations in the order of the file.
 
-    Shapes: ``image_ids`` (N,); ``image_sizes_hw`` (N, 2); ``file_names`` N; ``annotation_ids``,
-    ``image_indices`` (into the N images), ``labels`` (contiguous, in the order of ``categories``) and
-    ``is_crowd`` (A,); ``boxes_xywh_abs`` (A, 4) float64, pixels. ``categories`` are dictionaries of id and
-    name, sorted by id; ``fingerprint`` is the SHA-256 of the file.
+    Shapes: ``image_ids`` (N,); ``image_sizes_hw`` (N, 2), 0 where the file does not say; ``file_names`` N;
+    ``annotation_ids``, ``image_indices`` (into the N images), ``labels`` (contiguous, in the order of ``categories``)
+    and ``is_crowd`` (A,); ``boxes_xywh_abs`` (A, 4) and ``areas`` (A,) float64, pixels. ``categories`` are dictionaries
+    of id and name, sorted by id.
+
+    Attributes:
+        source: the name of the file.
+        fingerprint: the SHA-256 of the file, empty for content that is no file.
+        ids, category_ids: the ids of images and categories as the file spells them.
+        has_annotations: whether the file has annotations at all (those of a test set have none).
+        findings: the faults, repairs and records left out; those of images to come are added.
     """
 
-    path: Path
+    source: str
     fingerprint: str
     categories: list[dict[str, Any]]
     image_ids: NDArray[np.int64]
     image_sizes_hw: NDArray[np.int64]
-    file_names: list[str]
+    file_names: list[str | None]
     annotation_ids: NDArray[np.int64]
     image_indices: NDArray[np.int64]
     labels: NDArray[np.int64]
     boxes_xywh_abs: NDArray[np.float64]
+    areas: NDArray[np.float64]
     is_crowd: NDArray[np.bool_]
+    ids: Ids
+    category_ids: Ids
+    has_annotations: bool
+    findings: Findings = field(repr=False)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [category["name"] for category in self.categories]
+
+    def with_boxes(self, kept: NDArray[np.bool_]) -> CocoAnnotations:
+        """The same with some of the annotations."""
+        columns = ("annotation_ids", "image_indices", "labels", "boxes_xywh_abs", "areas", "is_crowd")
+        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
+
+    def with_images(self, kept: NDArray[np.bool_]) -> CocoAnnotations:
+        """The same with some of the images (N,) and their annotations."""
+        if kept.all():
+            return self
+        mine = self.with_boxes(kept[self.image_indices])
+        return replace(
+            mine,
+            image_ids=self.image_ids[kept],
+            image_sizes_hw=self.image_sizes_hw[kept],
+            file_names=[name for name, good in zip(self.file_names, kept, strict=True) if good],
+            image_indices=np.cumsum(kept)[mine.image_indices] - 1,
+        )
+
+    def raise_errors(self) -> CocoAnnotations:
+        """Itself, where there is no fault.
+
+        Raises:
+            DataError: names the file, the record and the key at fault.
+        """
+        self.findings.raise_errors()
+        return self
 
 
-def read_annotations(path: str | Path, drop_degenerate_boxes: bool) -> CocoAnnotations:
-    """Read a COCO detection file and check all that is used of it.
+def read_annotations(
+    annotations: str | Path | Mapping[str, Any],
+    drop_degenerate_boxes: bool,
+    excluded_categories: Sequence[str | int] = (),
+) -> CocoAnnotations:
+    """Read a COCO detection file; all faults are collected in its findings (`CocoAnnotations.raise_errors`).
+
+    What other tools write and can mean one thing is accepted, with a finding that says how often: ids as text or
+    repeated, category records once an image, boxes as text or of polygons, annotations of images that are not listed,
+    sizes that are absent (0 here).
 
     Args:
-        path: the JSON file.
-        drop_degenerate_boxes: leave out boxes of zero or negative width or height with one warning that
-            counts them (COCO train2017 has two); False makes them an error.
+        annotations: the JSON file, or its content.
+        drop_degenerate_boxes: leave out boxes of zero or negative size, boxes that are not finite and annotations
+            without a box (COCO train2017 has two); False makes them faults.
+        excluded_categories: names or ids of categories to leave out, with their boxes.
 
     Raises:
-        DataError: names the file, the record and the key at fault.
+        DataError: the file cannot be read as one of COCO's format at all.
     """
-    path = Path(path)
-    content, fingerprint = load_json(path)
-    images, annotations, categories = (Records(path, content, section) for section in SECTIONS)
+    if isinstance(annotations, Mapping):
+        source, fingerprint = "the annotations", ""
+        content = dict(coco_object(dict(annotations), source))
+    else:
+        source = str(annotations)
+        content, fingerprint = load_json(Path(annotations))
+    findings = Findings(source)
+    has_annotations = content.get("annotations") is not None
+    content = {**content, "annotations": content.get("annotations") or []}
+    images, records, categories = (Records(content, s, findings) for s in ("images", "annotations", "categories"))
 
-    category_ids, names = categories.unique_ids(), categories.texts("name")
-    by_id = np.argsort(category_ids)
-    category_list = [{"id": int(category_ids[i]), "name": names[i]} for i in by_id]
+    category_ids = categories.ids()
+    names = category_names(categories)
+    by_id = np.argsort(category_ids.numbers)
+    category_list = [{"id": int(category_ids.numbers[i]), "name": names[i]} for i in by_id]
 
-    image_ids, file_names = images.unique_ids(), images.texts("file_name")
-    sizes_hw = np.stack([images.integers("height"), images.integers("width")], axis=1)
-    images.refuse(sizes_hw.min(axis=1) < 1, "has a height or width below 1; correct the record")
-    order = np.argsort(image_ids)
+    image_ids = images.ids()
+    order = np.argsort(image_ids.numbers)
+    file_names = [name_of_record(record) for record in images.records]
+    sizes_hw = np.stack([image_sides(images, "height"), image_sides(images, "width")], axis=1).reshape(-1, 2)
+    sizes_hw[(sizes_hw < 1).any(axis=1)] = 0
 
-    annotation_ids = annotations.unique_ids()
-    boxes = annotations.boxes("bbox")
-    annotations.check_areas()
-    crowd = annotations.integers("iscrowd", default=0)
-    annotations.refuse((crowd != 0) & (crowd != 1), "has an iscrowd that is neither 0 nor 1; correct the record")
-    image_indices = annotations.references("image_id", image_ids[order], "images")
-    labels = annotations.references("category_id", category_ids[by_id], "categories")
-
-    keep = boxes[:, 2:].min(axis=1) > 0
-    if not drop_degenerate_boxes:
-        annotations.refuse(~keep, "has a bbox of zero or negative size; correct it or set drop_degenerate_boxes")
-    elif not keep.all():
-        dropped = annotation_ids[~keep].tolist()
-        warnings.warn(
-            f"{path}: dropped {len(dropped)} boxes of zero or negative size, annotation ids {shortened(dropped)}",
-            stacklevel=2,
-        )
-    return CocoAnnotations(
-        path=path,
+    image_indices, image_known = reference_positions(records, "image_id", image_ids, "images", is_fault=False)
+    category_indices, category_known = reference_positions(
+        records, "category_id", category_ids, "categories", is_fault=True
+    )
+    boxes, absent, malformed = read_boxes(records)
+    is_crowd = crowd_flags(records)
+    kept = image_known & category_known & usable_boxes(records, boxes, absent, malformed, drop_degenerate_boxes)
+    coco = CocoAnnotations(
+        source=source,
         fingerprint=fingerprint,
         categories=category_list,
-        image_ids=image_ids[order],
+        image_ids=image_ids.numbers[order],
         image_sizes_hw=sizes_hw[order],
         file_names=[file_names[i] for i in order],
-        annotation_ids=annotation_ids[keep],
-        image_indices=image_indices[keep],
-        labels=labels[keep],
-        boxes_xywh_abs=boxes[keep],
-        is_crowd=crowd[keep] == 1,
+        annotation_ids=annotation_numbers(records),
+        image_indices=image_indices,
+        labels=category_indices,
+        boxes_xywh_abs=boxes,
+        areas=box_areas(records, boxes),
+        is_crowd=is_crowd,
+        ids=image_ids,
+        category_ids=category_ids,
+        has_annotations=has_annotations,
+        findings=findings,
+    ).with_boxes(kept)
+    coco = _without_categories(coco, excluded_categories)
+    _note_root_categories(coco, content["categories"])
+    return coco
+
+
+def _without_categories(coco: CocoAnnotations, excluded: Sequence[str | int]) -> CocoAnnotations:
+    if not excluded:
+        return coco
+    originals = [coco.category_ids.original(category["id"]) for category in coco.categories]
+    chosen = np.zeros(len(coco.categories), np.bool_)
+    for wanted in excluded:
+        matches = [
+            i
+            for i, (category, original) in enumerate(zip(coco.categories, originals, strict=True))
+            if wanted == category["name"] or str(wanted) == str(original)
+        ]
+        if len(matches) > 1:
+            found = ", ".join(f"id {originals[i]}" for i in matches)
+            said = f"excluded_categories={wanted!r} is more than one category ({found}); give its id"
+            coco.findings.say(ERROR, "excluded categories", said)
+        chosen[matches] = True
+    number = int(chosen[coco.labels].sum())
+    if chosen.any():
+        names = [coco.categories[i]["name"] for i in np.flatnonzero(chosen)]
+        coco.findings.add(
+            LEFT_OUT, "excluded categories", "category", f"excluded as asked, with {counted(number, 'box')}", names
+        )
+    mine = coco.with_boxes(~chosen[coco.labels])
+    return replace(
+        mine,
+        categories=[c for c, out in zip(coco.categories, chosen, strict=True) if not out],
+        labels=(np.cumsum(~chosen) - 1)[mine.labels],
     )
 
 
-def load_json(path: Path) -> tuple[dict[str, Any], str]:
-    """The content of a JSON file that holds an object, and the SHA-256 of its bytes."""
-    try:
-        data = path.read_bytes()
-        content = json.loads(data)
-    except OSError as error:
-        raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
-            "the file may be cut short"
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, not the object of a COCO detection file")
-    return content, hashlib.sha256(data).hexdigest()
-
-
-class Records:
-    """The records of one section of an annotation file, read column by column.
-
-    Columns are checked as a whole, which for COCO's 860 000 annotations takes a fraction of the time of a
-    loop; the record at fault is searched for only once it is known that there is one.
-    """
-
-    def __init__(self, path: Path, content: dict[str, Any], section: str) -> None:
-        if section not in content:
-            raise DataError(f"{path} has no '{section}': not a COCO detection file")
-        self.path, self.section, self.records = path, section, content[section]
-        if not isinstance(self.records, list):
-            raise DataError(f"{path}: '{section}' is a {type(self.records).__name__}, not a list")
-        if not self.records and section != "annotations":
-            raise DataError(f"{path}: '{section}' is empty, there is nothing to detect or to detect it in")
-        for i, record in enumerate(self.records):
-            if not isinstance(record, dict):
-                raise DataError(f"{path}: {section}[{i}] is a {type(record).__name__}, not an object")
-
-    def error(self, index: int, problem: str) -> DataError:
-        record_id = self.records[index].get("id")
-        name = f"{self.section}[{index}]" if record_id is None else f"{SECTIONS[self.section]} id {record_id!r}"
-        return DataError(f"{self.path}: {name} {problem}")
-
-    def refuse(self, bad: NDArray[np.bool_], problem: str) -> None:
-        if bad.any():
-            raise self.error(int(np.argmax(bad)), problem)
-
-    def column(self, key: str) -> list[Any]:
-        try:
-            return [record[key] for record in self.records]
-        except KeyError:
-            index = next(i for i, record in enumerate(self.records) if key not in record)
-            raise self.error(index, f"has no '{key}'") from None
-
-    def texts(self, key: str) -> list[str]:
-        values = self.column(key)
-        for i, value in enumerate(values):
-            if not isinstance(value, str) or not value:
-                raise self.error(i, f"has {key} {value!r:.100}, a text is expected")
-        return values
-
-    def integers(self, key: str, default: int | None = None) -> NDArray[np.int64]:
-        values = self.column(key) if default is None else [record.get(key, default) for record in self.records]
-        if set(map(type, values)) <= {int}:
-            try:
-                return np.array(values, dtype=np.int64)
-            except OverflowError:
-                pass
-        return np.array([self.integer(i, key, value) for i, value in enumerate(values)], dtype=np.int64)
-
-    def integer(self, index: int, key: str, value: Any) -> int:
-        # Some tools write whole numbers as 640.0 and flags as true; these are as good.
-        if not isinstance(value, (int, float)) or value != value or abs(value) > 2**62 or value != int(value):
-            raise self.error(index, f"has {key} {value!r:.100}, a whole number is expected")
-        return int(value)
-
-    def unique_ids(self) -> NDArray[np.int64]:
-        ids = self.integers("id")
-        values, counts = np.unique(ids, return_counts=True)
-        if len(values) < len(ids):
-            first = int(np.argmax(counts > 1))
-            raise DataError(
-                f"{self.path}: {SECTIONS[self.section]} id {values[first]} occurs {counts[first]} times; "
-                "ids must be unique"
+def _note_root_categories(coco: CocoAnnotations, records: Any) -> None:
+    """A word on a category that only groups others, as Roboflow writes one: it would take an output for nothing."""
+    used = set(coco.labels.tolist())
+    parents = {str(r.get("supercategory")) for r in records if isinstance(r, dict) and r.get("supercategory")}
+    if not used:
+        return
+    for label, category in enumerate(coco.categories):
+        if label not in used and category["name"] in parents:
+            original = coco.category_ids.original(category["id"])
+            said = (
+                f"category {category['name']!r} (id {original}) has no boxes and is the supercategory of others: it "
+                f"takes an output of the detector; excluded_categories=[{original}] leaves it out"
             )
-        return ids
-
-    def references(self, key: str, sorted_ids: NDArray[np.int64], section: str) -> NDArray[np.int64]:
-        """Positions of the ids under ``key`` in ``sorted_ids``, all of which must be there."""
-        ids = self.integers(key)
-        positions = np.searchsorted(sorted_ids, ids).clip(max=len(sorted_ids) - 1)
-        unknown = sorted_ids[positions] != ids
-        if unknown.any():
-            i = int(np.argmax(unknown))
-            raise self.error(i, f"has {key} {ids[i]}, which is not among the {section}")
-        return positions
-
-    def boxes(self, key: str) -> NDArray[np.float64]:
-        values = self.column(key)
-        well_formed = (
-            set(map(type, values)) <= {list}
-            and set(map(len, values)) <= {4}
-            and set(map(type, chain.from_iterable(values))) <= {int, float}
-        )
-        if well_formed:
-            try:
-                boxes = np.fromiter(chain.from_iterable(values), np.float64, 4 * len(values)).reshape(-1, 4)
-                if np.isfinite(boxes).all():
-                    return boxes
-            except OverflowError:
-                pass
-        for i, value in enumerate(values):
-            if not (isinstance(value, list) and len(value) == 4 and all(map(is_finite_number, value))):
-                raise self.error(i, f"has {key} {value!r:.100}, four finite numbers (x, y, width, height) are expected")
-        raise AssertionError("unreachable: one of the boxes is at fault")
-
-    def check_areas(self) -> None:
-        """Areas are left to the evaluation, which a NaN would pass through without a word."""
-        for i, record in enumerate(self.records):
-            if "area" in record and not (is_finite_number(record["area"]) and record["area"] >= 0):
-                raise self.error(i, f"has area {record['area']!r:.100}, a finite number of at least 0 is expected")
+            coco.findings.say(NOTE, "root category", said, [category["name"]])
 
 
-def is_finite_number(value: Any) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
-
-
-def shortened(values: list[Any], num_shown: int = 5) -> str:
-    more = f" and {len(values) - num_shown} more" if len(values) > num_shown else ""
-    return ", ".join(map(str, values[:num_shown])) + more
+def no_boxes(coco: CocoAnnotations, purpose: str) -> DataError:
+    """The error for a data set of which nothing can be learned or evaluated."""
+    if not coco.has_annotations:
+        reason = "has no annotations"
+    elif not len(coco.labels):
+        reason = "has no usable annotation"
+    else:
+        reason = f"has crowd boxes alone ({len(coco.labels)})"
+    return DataError(f"{coco.source} {reason}: there is nothing to {purpose}")

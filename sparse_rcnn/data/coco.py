@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from sparse_rcnn.data.annotations import read_annotations
+from sparse_rcnn.data.annotated_images import read_annotated_images
+from sparse_rcnn.data.annotations import CocoAnnotations
+from sparse_rcnn.data.findings import DataWarning
 from sparse_rcnn.data.image import read_image
+from sparse_rcnn.data.label_space import categories_in_order, match_categories
 from sparse_rcnn.errors import DataError
 
 
@@ -43,14 +48,18 @@ class Sample:
 class CocoDetection(Dataset[Sample]):
     """The images of a COCO file, sorted by id, with their boxes; crowd boxes are left out, empty images kept.
 
+    What was repaired or left out is a `DataWarning` each, and is kept in ``coco.findings``.
+
     Args:
         annotations, images: the JSON file and the folder its file names are relative to.
         transforms: see ``sparse_rcnn.data.transforms``; clips and drops boxes.
-        drop_degenerate_boxes: see ``read_annotations``.
+        drop_degenerate_boxes, excluded_categories: see ``read_annotations``.
         seed: of the augmentation.
         max_images: keep so many images, the first by id; None keeps all.
         cache_images: keep every decoded image in memory, in each loader process: for data sets that are small and
             seen many times.
+        skip_unreadable: leave out pictures that are missing or cannot be opened, and take an empty picture without
+            objects in place of one that turns out to be unreadable later; else both are errors.
 
     Raises:
         DataError: the file is invalid or images are missing.
@@ -65,6 +74,8 @@ class CocoDetection(Dataset[Sample]):
         seed: int,
         max_images: int | None = None,
         cache_images: bool = False,
+        excluded_categories: Sequence[str | int] = (),
+        skip_unreadable: bool = False,
     ) -> None:
         if max_images is not None and max_images < 1:
             raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
@@ -72,23 +83,59 @@ class CocoDetection(Dataset[Sample]):
             raise ValueError(f"seed must be at least 0, got {seed}")
         self.annotations_path, self.images_path = Path(annotations), Path(images)
         self.transforms, self.drop_degenerate_boxes = transforms, drop_degenerate_boxes
-        self.seed, self.max_images = seed, max_images
+        self.seed, self.max_images, self.skip_unreadable = seed, max_images, skip_unreadable
         self._cache: dict[int, tv_tensors.Image] | None = {} if cache_images else None
+        coco = read_annotated_images(
+            annotations, images, drop_degenerate_boxes, max_images, excluded_categories, skip_unreadable
+        )
+        coco.findings.warn()
+        self._use(coco.raise_errors())
 
-        coco = read_annotations(annotations, drop_degenerate_boxes)
+    def _use(self, coco: CocoAnnotations) -> None:
+        self.coco = coco
         self.fingerprint = coco.fingerprint
         self.categories = coco.categories
-        self.image_ids: list[int] = coco.image_ids[:max_images].tolist()
-        self.image_sizes_hw = coco.image_sizes_hw[:max_images]
-        self.file_names = coco.file_names[:max_images]
+        self.image_ids: list[int] = coco.image_ids.tolist()
+        self.image_sizes_hw = coco.image_sizes_hw
+        self.file_names = [str(name) for name in coco.file_names]
         # Arrays, not dictionaries: workers would copy every object whose reference count they touch.
-        kept = np.flatnonzero(~coco.is_crowd & (coco.image_indices < len(self.image_ids)))
+        kept = np.flatnonzero(~coco.is_crowd)
         kept = kept[np.argsort(coco.image_indices[kept], kind="stable")]
         x, y, w, h = coco.boxes_xywh_abs[kept].T
         self._boxes_xyxy_abs = np.stack((x, y, x + w, y + h), axis=1).astype(np.float32)
         self._labels = coco.labels[kept]
         self._starts = np.searchsorted(coco.image_indices[kept], np.arange(len(self.image_ids) + 1))
-        check_files_exist(self.images_path, self.file_names, self.image_ids)
+
+    def without_images(self, indices: Collection[int]) -> CocoDetection:
+        """The same data set without some images."""
+        kept = np.ones(len(self), np.bool_)
+        kept[list(indices)] = False
+        return self._with(self.coco.with_images(kept))
+
+    def in_label_space_of(self, other: CocoDetection) -> CocoDetection:
+        """The same data set with the other's labels, which has all its categories; ids stay its own.
+
+        Raises:
+            DataError: categories are not among the other's, or cannot be told apart by name; names them.
+        """
+        names = (str(self.annotations_path), str(other.annotations_path))
+        places = match_categories(self.categories, other.categories, names)
+        if self.categories == other.categories:
+            return self
+        categories = categories_in_order(other.categories, self.categories, places)
+        labels = np.asarray(places, dtype=np.int64)[self.coco.labels]
+        return self._with(replace(self.coco, categories=categories, labels=labels))
+
+    def _with(self, coco: CocoAnnotations) -> CocoDetection:
+        result = copy(self)
+        result._cache = None if self._cache is None else {}
+        result._use(coco)
+        return result
+
+    @property
+    def num_objects(self) -> NDArray[np.int64]:
+        """(N,) the boxes of each image, without crowd boxes."""
+        return np.diff(self._starts)
 
     @property
     def class_names(self) -> list[str]:
@@ -121,8 +168,15 @@ class CocoDetection(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is not within 0 and {len(self) - 1}")
         height, width = (int(side) for side in self.image_sizes_hw[index])
-        image = self._image(index, (height, width))
         boxes_xyxy_abs, labels = self.ground_truth(index)
+        try:
+            image = self._image(index, (height, width))
+        except DataError as error:
+            if not self.skip_unreadable:
+                raise
+            warnings.warn(f"{error}; an empty picture without objects takes its place", DataWarning, stacklevel=2)
+            image = tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8))
+            boxes_xyxy_abs, labels = boxes_xyxy_abs[:0], labels[:0]
         boxes = tv_tensors.BoundingBoxes(boxes_xyxy_abs, format="XYXY", canvas_size=(height, width))
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: it would reseed the GPUs as well, which the fork does not restore.
@@ -137,37 +191,3 @@ class CocoDetection(Dataset[Sample]):
         if self._cache is not None:
             self._cache[index] = image.clone()
         return image
-
-
-def check_files_exist(folder: Path, file_names: list[str], image_ids: list[int]) -> None:
-    """Check that every image file is there, listing each folder once: asking per file is slow on a network.
-
-    Raises:
-        DataError: names the folder, or the first missing file, its image id and how many are missing.
-    """
-    if not folder.is_dir():
-        raise DataError(f"image folder {folder} does not exist")
-    listed: dict[str, set[str]] = {}
-    missing = []
-    for file_name, image_id in zip(file_names, image_ids, strict=True):
-        parent, name = os.path.split(os.path.join(folder, file_name))
-        if parent not in listed:
-            listed[parent] = list_folder(parent)
-        if name not in listed[parent]:
-            missing.append((file_name, image_id))
-    if missing:
-        file_name, image_id = missing[0]
-        raise DataError(
-            f"{len(missing)} of {len(file_names)} image files are missing in {folder}, "
-            f"the first is {file_name} (image id {image_id})"
-        )
-
-
-def list_folder(folder: str) -> set[str]:
-    """The names in a folder, none where there is no such folder."""
-    try:
-        return set(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    except OSError as error:
-        raise DataError(f"image folder {folder} cannot be read: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +13,7 @@ import torch
 
 from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.errors import DataError
-from sparse_rcnn.evaluation.ground_truth import (
-    BoxColumns,
-    CocoGroundTruth,
-    is_box_xywh,
-    is_finite_number,
-    is_in,
-)
+from sparse_rcnn.evaluation.ground_truth import BoxColumns, CocoGroundTruth
 from sparse_rcnn.structures import Detections
 
 
@@ -61,19 +56,19 @@ class DetectionColumns(BoxColumns):
         Raises: DataError that names the detection's position and the unknown image or category id, the box
         or the score that cannot be used.
         """
-        # -1 marks the images that the evaluation leaves out.
-        image_index = dict.fromkeys(ground_truth.known_image_ids, -1) | ground_truth.image_index
-        category_index, number = ground_truth.category_index, len(detections)
+        number = len(detections)
         try:
+            image_indices, are_images = ground_truth.image_indices_of([d["image_id"] for d in detections])
+            category_indices, are_categories = ground_truth.category_indices_of([d["category_id"] for d in detections])
             columns = cls(
-                np.array([image_index[d["image_id"]] for d in detections], dtype=np.int64),
-                np.array([category_index[d["category_id"]] for d in detections], dtype=np.int64),
+                image_indices,
+                category_indices,
                 np.array([d["bbox"] for d in detections], dtype=np.float64).reshape(number, 4),
                 np.array([d["score"] for d in detections], dtype=np.float64).reshape(number),
             )
         except (KeyError, TypeError, ValueError):
             raise DataError(_first_fault(detections, ground_truth)) from None
-        if not columns._is_usable():
+        if not (are_images.all() and are_categories.all() and columns._is_usable()):
             raise DataError(_first_fault(detections, ground_truth))
         return columns._evaluated()
 
@@ -127,9 +122,9 @@ def _first_fault(detections: Sequence[Mapping[str, Any]], ground_truth: CocoGrou
             return f"detection {position} has no '{missing[0]}': give COCO results"
         image_id, category_id = detection["image_id"], detection["category_id"]
         name = f"detection {position} (image {image_id!r})"
-        if not is_in(image_id, ground_truth.known_image_ids):
+        if not ground_truth.image_indices_of([image_id])[1].all():
             return f"{name}: image id {image_id!r} is not in {ground_truth.source}: evaluate on its own data"
-        if not is_in(category_id, ground_truth.category_index):
+        if not ground_truth.category_indices_of([category_id])[1].all():
             return (
                 f"{name}: category id {category_id!r} is not in {ground_truth.source}: "
                 "evaluate on the data set whose categories the detections use"
@@ -139,3 +134,15 @@ def _first_fault(detections: Sequence[Mapping[str, Any]], ground_truth: CocoGrou
         if not is_finite_number(detection["score"]):
             return f"{name}: score {detection['score']!r}: give a finite number"
     raise AssertionError("every detection is in order")
+
+
+def is_box_xywh(box: Any) -> bool:
+    """Whether ``box`` is four finite numbers x, y, width, height, the last two not negative."""
+    if not isinstance(box, Sequence | np.ndarray) or len(box) != 4:
+        return False
+    return all(is_finite_number(value) for value in box) and box[2] >= 0 and box[3] >= 0
+
+
+def is_finite_number(value: Any) -> bool:
+    """Whether ``value`` is a number, neither NaN nor infinite."""
+    return isinstance(value, int | float | np.integer | np.floating) and math.isfinite(value)

@@ -20,16 +20,16 @@ BOX = [10.0, 10.0, 50.0, 50.0]  # of medium area
 FAR = [200.0, 200.0, 50.0, 50.0]
 
 
-def annotation(box: list[float], image_id: int = 1, category_id: int = 1, **fields: Any) -> dict[str, Any]:
+def annotation(box: list[float], image_id: int | str = 1, category_id: int = 1, **fields: Any) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "area": box[2] * box[3], **fields}
 
 
-def detection(box: list[float], score: float = 0.5, image_id: int = 1, category_id: int = 1) -> dict[str, Any]:
+def detection(box: list[float], score: float = 0.5, image_id: int | str = 1, category_id: int = 1) -> dict[str, Any]:
     return {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
 
 
 def coco(
-    annotations: list[dict[str, Any]], image_ids: tuple[int, ...] = (1,), names: dict[int, str] | None = None
+    annotations: list[dict[str, Any]], image_ids: tuple[int | str, ...] = (1,), names: dict[int, str] | None = None
 ) -> dict[str, Any]:
     return {
         "images": [{"id": i, "file_name": f"{i}.jpg", "width": 640, "height": 480} for i in image_ids],

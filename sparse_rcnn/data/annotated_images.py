@@ -1,0 +1,188 @@
+"""Annotations brought together with the pictures they are of: files, sizes and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
+from sparse_rcnn.data.box_formats import fits, percent_note, wrong_format
+from sparse_rcnn.data.findings import ERROR, LEFT_OUT, NOTE, REPAIRED
+from sparse_rcnn.data.image_headers import in_threads, read_header
+from sparse_rcnn.data.image_names import find_files
+
+
+def read_annotated_images(
+    annotations: str | Path,
+    images: str | Path,
+    drop_degenerate_boxes: bool,
+    max_images: int | None,
+    excluded_categories: Sequence[str | int],
+    skip_unreadable: bool,
+) -> CocoAnnotations:
+    """The annotations of pictures that are there, with their sizes; faults are collected in the findings.
+
+    File names are those of the files. Sizes that the file lacks are those of the pictures. Where boxes were drawn on
+    upright pictures and the records have the stored sizes, sizes are the upright ones. Boxes wholly outside of their
+    picture are left out.
+
+    Args:
+        annotations, images: the JSON file and the folder its file names are relative to.
+        drop_degenerate_boxes, excluded_categories: of `read_annotations`.
+        max_images: keep so many images, the first by id; None keeps all.
+        skip_unreadable: leave out pictures whose file is missing or cannot be opened; else they are faults.
+
+    Raises:
+        DataError: the file cannot be read as one of COCO's format, or the folder not at all.
+    """
+    coco = read_annotations(annotations, drop_degenerate_boxes, excluded_categories)
+    if not len(coco.image_ids):
+        coco.findings.error("no images", "'images' is empty, there is nothing to detect in", ["images"])
+    if not coco.categories:
+        coco.findings.error("no categories", "'categories' is empty, there is nothing to detect", ["categories"])
+    if max_images is not None:
+        coco = coco.with_images(np.arange(len(coco.image_ids)) < max_images)
+    coco = _located(coco, Path(images), skip_unreadable)
+    coco = _with_sizes(coco, Path(images), skip_unreadable)
+    coco = _upright(coco, Path(images))
+    return _within_images(coco)
+
+
+def image_name(coco: CocoAnnotations, index: int) -> str:
+    """The words for an image in messages."""
+    return f"{coco.file_names[index]} (image id {coco.ids.original(int(coco.image_ids[index]))})"
+
+
+def _located(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotations:
+    """With the names of the files."""
+    nameless = [i for i, name in enumerate(coco.file_names) if not name]
+    if nameless:
+        ids = [coco.ids.original(int(coco.image_ids[i])) for i in nameless]
+        coco.findings.error("images without a file", f"image id {ids[0]} has no 'file_name'", ids)
+    found = find_files(folder, [name or "" for name in coco.file_names])
+    for kind, names in found.renamed.items():
+        coco.findings.add(REPAIRED, "file names", "file", f"found {kind}", names)
+    missing = np.array(found.is_missing, np.bool_) & np.array([bool(name) for name in coco.file_names], np.bool_)
+    coco = replace(coco, file_names=list(found.names))
+    if missing.any():
+        names = [image_name(coco, int(i)) for i in np.flatnonzero(missing)]
+        if skip and not missing.all():
+            coco.findings.add(LEFT_OUT, "missing files", "image", f"left out: no such file in {folder}", names)
+            return coco.with_images(~missing)
+        coco.findings.say(
+            ERROR,
+            "missing files",
+            f"{len(names)} of {len(missing)} image files are missing in {folder}, the first is {names[0]}{found.hint}",
+            names,
+        )
+    return coco.with_images(~missing & np.array([bool(name) for name in coco.file_names], np.bool_))
+
+
+def _with_sizes(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotations:
+    """With the sizes that the file does not say, those of upright pictures."""
+    unknown = np.flatnonzero((coco.image_sizes_hw < 1).any(axis=1))
+    if not len(unknown):
+        return coco
+    headers = list(in_threads(read_header, [folder / str(coco.file_names[i]) for i in unknown]))
+    sizes, readable = coco.image_sizes_hw.copy(), np.ones(len(coco.image_ids), np.bool_)
+    for i, header in zip(unknown, headers, strict=True):
+        sizes[i] = header.upright_size_hw
+        readable[i] = header.problem is None
+    names = [image_name(coco, int(i)) for i in unknown]
+    coco.findings.add(REPAIRED, "sizes of images", "image", "without a size: that of the file is taken", names)
+    problems = {int(i): header.problem for i, header in zip(unknown, headers, strict=True) if header.problem}
+    coco = note_unreadable(replace(coco, image_sizes_hw=sizes), problems, skip)
+    return coco.with_images(readable)
+
+
+def note_unreadable(coco: CocoAnnotations, problems: dict[int, str], skip: bool) -> CocoAnnotations:
+    """Note pictures that cannot be read, by index, as left out or as faults; the annotations stay as they are."""
+    if problems:
+        names = [image_name(coco, i) for i in problems]
+        first, problem = next(iter(problems.items()))
+        if skip and len(problems) < len(coco.image_ids):
+            said = f"left out, the first because it {problem}"
+            coco.findings.add(LEFT_OUT, "unreadable pictures", "picture", said, names)
+        else:
+            coco.findings.error(
+                "unreadable pictures",
+                f"{image_name(coco, first)} {problem}; restore or replace the file, or leave such pictures out with "
+                "skip_unreadable=True",
+                names,
+            )
+    return coco
+
+
+def _upright(coco: CocoAnnotations, folder: Path) -> CocoAnnotations:
+    """With upright sizes where boxes were drawn on upright pictures and the records have the stored sizes.
+
+    The record's size decides in which frame boxes are (`sparse_rcnn.data.image`). Where a box leaves that frame and all
+    boxes of the picture fit the turned one, it is worth asking the files; most data sets end here.
+    """
+    sizes, count = coco.image_sizes_hw, len(coco.image_ids)
+    fits_recorded = _all_fit(coco, sizes, count)
+    fits_turned = _all_fit(coco, sizes[:, ::-1], count)
+    suspects = np.flatnonzero(~fits_recorded & fits_turned & (sizes[:, 0] != sizes[:, 1]))
+    paths = [folder / str(name) for name in coco.file_names]
+    if not len(suspects) or not any(_is_stored(paths[i], sizes[i]) for i in suspects):
+        return coco
+    stored = np.array(list(in_threads(lambda i: _is_stored(paths[i], sizes[i]), range(count))), np.bool_)
+    upright_only, stored_only = stored & ~fits_recorded & fits_turned, stored & fits_recorded & ~fits_turned
+    turned = upright_only if stored_only.any() else stored
+    names = [image_name(coco, int(i)) for i in np.flatnonzero(turned)]
+    coco.findings.add(
+        REPAIRED,
+        "turned pictures",
+        "picture",
+        "turned by EXIF, recorded with the size before the turn, and annotated upright: the upright size is taken",
+        names,
+    )
+    return replace(coco, image_sizes_hw=np.where(turned[:, None], sizes[:, ::-1], sizes))
+
+
+def _all_fit(coco: CocoAnnotations, sizes_hw: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """(N,) whether all boxes of an image fit a size."""
+    good = fits(coco.boxes_xywh_abs, sizes_hw[coco.image_indices])
+    return np.bincount(coco.image_indices[~good], minlength=count) == 0
+
+
+def _is_stored(path: Path, size_hw: NDArray[np.int64]) -> bool:
+    """Whether a size is that of the stored picture alone, which EXIF turns."""
+    header = read_header(path)
+    height, width = size_hw.tolist()
+    return header.is_turned and header.stored_size_hw == (height, width) != header.upright_size_hw
+
+
+def _within_images(coco: CocoAnnotations) -> CocoAnnotations:
+    """Without boxes that lie wholly outside of their picture; boxes in another format or unit are a fault."""
+    sizes = coco.image_sizes_hw[coco.image_indices]
+    boxes = coco.boxes_xywh_abs
+    wrong = wrong_format(boxes, sizes)
+    if wrong is not None:
+        suspects = coco.annotation_ids[wrong.suspects].tolist()
+        i = int(np.argmax(wrong.suspects))
+        first = f"annotation id {suspects[0]}, {boxes[i].tolist()} in an image of {_size_text(sizes[i])}"
+        coco.findings.say(ERROR, "box format", f"{wrong.message} (the first: {first})", suspects)
+    if (note := percent_note(boxes, sizes)) is not None:
+        coco.findings.say(NOTE, "box format", note)
+    low = np.maximum(boxes[:, :2], 0)
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1])
+    outside = np.asarray((high - low <= 1e-5).any(axis=1)) & (sizes > 0).all(axis=1)
+    if outside.any():
+        coco.findings.add(
+            LEFT_OUT,
+            "boxes outside",
+            "box",
+            "wholly outside of the image left out of training and evaluation",
+            coco.annotation_ids[outside].tolist(),
+            "annotation ids",
+        )
+    return coco.with_boxes(~outside)
+
+
+def _size_text(size_hw: NDArray[np.int64]) -> str:
+    return f"{size_hw[0]} x {size_hw[1]} pixels (height x width)"

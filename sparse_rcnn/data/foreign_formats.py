@@ -1,0 +1,57 @@
+"""Annotation formats that are not COCO's, by what gives them away: for the message that says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+EXPORT = "export the annotations in COCO format (object detection)"
+
+
+def foreign_bytes(data: bytes) -> str | None:
+    """What a file that is not JSON seems to be, with the way out; None where nothing gives it away."""
+    start = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if data[:2] == b"\x1f\x8b" or data[:4] == b"PK\x03\x04":
+        return "it is a compressed archive: unpack it first"
+    if not start:
+        return "the file is empty"
+    if start[:1] == b"<":
+        return f"it looks like XML (Pascal VOC or CVAT): {EXPORT}"
+    if start[:3] == b"\xff\xd8\xff" or start[:8] == b"\x89PNG\r\n\x1a\n":
+        return "it is a picture: give the annotation file"
+    lines = [line for line in start.splitlines()[:20] if line.strip()]
+    if all(line.strip().startswith(b"{") and line.strip().endswith(b"}") for line in lines[:-1]) and len(lines) > 2:
+        return f"it looks like JSON lines, one record a line: {EXPORT}"
+    if all(_is_yolo(line) for line in lines[:-1] or lines):
+        return f"it looks like YOLO's text format: {EXPORT}"
+    if all(line.count(b",") == lines[0].count(b",") >= 3 for line in lines[:-1] or lines):
+        return f"it looks like CSV: {EXPORT}"
+    return None
+
+
+def foreign_content(content: Any) -> str | None:
+    """What a JSON value that is not a COCO detection file seems to be, with the way out; None for nothing known."""
+    if isinstance(content, list):
+        first = content[0] if content else None
+        if isinstance(first, dict) and {"image_id", "bbox"} <= first.keys():
+            return "it looks like detections (COCO results), not annotations"
+        if isinstance(first, dict) and "annotations" in first and "data" in first:
+            return f"it looks like Label Studio's JSON: {EXPORT}"
+        if isinstance(first, dict) and "annotations" in first and ("image" in first or "file_name" in first):
+            return f"it looks like one record an image (CreateML or Detectron2's own): {EXPORT}"
+        return None
+    if not isinstance(content, dict) or {"images", "categories"} & content.keys():
+        return None
+    if "shapes" in content and "imagePath" in content:
+        return f"it looks like labelme's JSON of one picture: {EXPORT}"
+    records = [value for value in list(content.values())[:5] if isinstance(value, dict)]
+    if "_via_img_metadata" in content or any({"filename", "regions"} <= record.keys() for record in records):
+        return f"it looks like VIA's own JSON: {EXPORT}"
+    return None
+
+
+def _is_yolo(line: bytes) -> bool:
+    parts = line.split()
+    try:
+        return len(parts) >= 5 and all(abs(float(part)) < 1e6 for part in parts)
+    except ValueError:
+        return False
