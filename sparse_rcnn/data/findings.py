@@ -69,7 +69,7 @@ class Findings:
         self._list.append(Finding(ERROR, kind, f"{self.source}: {first}{more}", tuple(items)))
 
     def add(self, level: str, kind: str, noun: str, words: str, items: Iterable[Any], named: str = "") -> None:
-        """Anything else: how many, the noun and ``words``, as in ``3 boxes of zero size left out (annotation ids: ...)``.
+        """Anything else: how many, the noun and ``words``, as in ``3 boxes without area left out (ids: ...)``.
 
         Args:
             named: the kind of name that the items are; empty for names that speak for themselves.
