@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
 from experiments.cli.trust import add_trust_option, trusted_modules
-from sparse_rcnn.errors import UserError
+from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.rundir import layout
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.distributed import World
 
+OPTIONS = {"skip_unreadable": "--skip-unreadable"}  # what a user types for the arguments that messages advise
 WIDE = 100  # detections an image that the COCO protocol counts
 
 
@@ -46,10 +47,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--max-dets-300", action="store_true",
         help="print the numbers at 300 detections as well (always with more than 100 proposals)",
     )  # fmt: skip
+    what.add_argument(
+        "--max-dets", type=int, nargs="+", default=[], metavar="N",
+        help="print the numbers at N detections of a class in an image as well",
+    )  # fmt: skip
     what.add_argument("--per-class", action="store_true", help="print AP and AP50 of every class")
     what.add_argument("--all-stages", action="store_true", help="evaluate every stage's own output")
     what.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json and detections.json (COCO results) there"
+    )
+    data.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out pictures that cannot be read, with a word"
     )
     how = parser.add_argument_group("computation (default: as the run, for weights 8, 2 and fp32)")
     how.add_argument("--batch-size", type=int, metavar="N", help="images of a batch on each process")
@@ -69,6 +77,7 @@ class Job:
     images: Path
     max_images: int | None
     drop_degenerate_boxes: bool
+    excluded_categories: Sequence[str | int]
     batch_size: int
     num_workers: int
     precision: str
@@ -98,7 +107,9 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     """Detect, evaluate, print, write."""
     from experiments.cli.naming import naming
     from experiments.run.evaluation_record import evaluate_stages
+    from experiments.run.pictures import readable_pictures
     from experiments.run.result_files import write_detections
+    from sparse_rcnn.data.annotations import no_boxes
     from sparse_rcnn.data.coco import CocoDetection
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
@@ -113,19 +124,26 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
         job.drop_degenerate_boxes,
         seed=0,
         max_images=job.max_images,
+        excluded_categories=job.excluded_categories,
+        skip_unreadable=args.skip_unreadable,
     )
-    check_label_spaces(card.categories, dataset.categories, str(args.path), str(job.annotations))
+    if not dataset.num_objects.any():
+        command = "python -m experiments.predict PATH --annotations JSON --images DIR --out DIR"
+        raise DataError(f"{no_boxes(dataset.coco, 'score')}; {command} writes the detections of such a set")
+    with world.together():
+        dataset = of_detector(dataset, card.categories, str(args.path))
+    dataset = readable_pictures({"val": dataset}, world)["val"]
+    with naming("--backend"):
+        evaluator = CocoEvaluator(CocoGroundTruth(dataset.coco), args.backend) if world.is_main else None
     started = time.perf_counter()
     tables = run_detector(args, job, model, dataset, world)
     if tables is None:
         return
     seconds = time.perf_counter() - started
-    ground_truth = CocoGroundTruth(job.annotations, dataset.image_ids)
-    with naming("--backend"):
-        evaluator = CocoEvaluator(ground_truth, args.backend)
-    evaluation = evaluate_stages(tables, evaluator, reference=False, all_stages=args.all_stages)
-    show_300 = args.max_dets_300 or model.proposals.num_proposals > WIDE
-    print_metrics(evaluation, f"{args.path} on {job.annotations}", show_300, args.per_class)
+    assert evaluator is not None
+    evaluation = evaluate_stages(tables, evaluator, reference=False, all_stages=args.all_stages, max_dets=args.max_dets)
+    shown = {*args.max_dets, *([300] if args.max_dets_300 or model.proposals.num_proposals > WIDE else [])}
+    print_metrics(evaluation, f"{args.path} on {job.annotations}", shown, args.per_class)
     speed = len(dataset) / seconds
     elapsed = time.strftime("%H:%M:%S", time.gmtime(seconds))
     print(f"{len(dataset)} images in {elapsed}, {speed:.1f} images/s on {world.device} ({job.precision})")
@@ -140,7 +158,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
             "precision": job.precision,
             "images_per_second": round(speed, 3),
         }
-        write_detections(args.out / layout.DETECTIONS, tables[-1])
+        write_detections(args.out / layout.DETECTIONS, tables[-1], dataset.coco)
         write_json_atomic(args.out / "metrics.json", evaluation.to_json(job.split, **about))
         print(f"written: {args.out / 'metrics.json'}, {args.out / 'detections.json'}")
 
@@ -164,8 +182,7 @@ def run_detector(
     sampler = batches.batch_sampler
     assert isinstance(sampler, EvalBatchSampler)
     total = len(sampler.indices)
-    assert model.card is not None
-    category_ids = model.card.category_ids
+    category_ids = dataset.category_ids
     with tqdm(total=total, desc="detect", unit="img", disable=None if world.is_main else True) as bar:
         last_only = not args.all_stages
         return detect(model, batches, category_ids, world, job.precision, bar.update, last_only)
@@ -192,6 +209,7 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         images=Path(data["images"]),
         max_images=data.get("max_images") if args.max_images is None else args.max_images,
         drop_degenerate_boxes=config["data"]["drop_degenerate_boxes"] if config and own else True,
+        excluded_categories=config["data"].get("excluded_categories", []) if config and own else [],
         batch_size=batch_size if args.batch_size is None else args.batch_size,
         num_workers=num_workers if args.num_workers is None else args.num_workers,
         precision=args.precision or (config["train"]["precision"] if config else "fp32"),
@@ -214,29 +232,21 @@ def prepare_own_data(run: Any, job: Job, world: World, trusted: Sequence[str]) -
     world.barrier()
 
 
-def check_label_spaces(
-    of_model: Sequence[Mapping[str, Any]], of_data: Sequence[Mapping[str, Any]], model: str, data: str
-) -> None:
-    """Refuse data whose classes are not the model's.
+def of_detector(dataset: CocoDetection, categories: Sequence[Mapping[str, Any]], path: str) -> CocoDetection:
+    """The data set with the labels of a detector's classes, matched by id and name or by name.
 
     Raises:
-        UserError: names the first categories that differ.
+        UserError: classes of the data are not the detector's; names the first.
     """
-    names = [{c["id"]: c["name"] for c in categories} for categories in (of_model, of_data)]
-    if names[0] == names[1]:
-        return
-    differing = [i for i in sorted({*names[0], *names[1]}) if names[0].get(i) != names[1].get(i)]
-    shown = [f"id {i} is {' against '.join(repr(n[i]) if i in n else 'absent' for n in names)}" for i in differing[:3]]
-    more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-    made_up = all(c["name"].startswith("class_") for c in of_model)
-    hint = f"; convert the weights again with --categories {data}" if made_up else ""
-    raise UserError(
-        f"{model} ({len(of_model)} classes) and {data} ({len(of_data)}) have different categories: "
-        f"{', '.join(shown)}{more}; evaluate on data of the model's classes{hint}"
-    )
+    try:
+        return dataset.in_label_space_of(categories, path)
+    except DataError as error:
+        made_up = all(c["name"].startswith("class_") for c in categories)
+        hint = f"; convert the weights again with --categories {dataset.annotations_path}" if made_up else ""
+        raise DataError(f"{error}; evaluate on data of the model's classes{hint}") from error
 
 
-def print_metrics(evaluation: Evaluation, title: str, show_300: bool, per_class: bool) -> None:
+def print_metrics(evaluation: Evaluation, title: str, max_dets: Collection[int], per_class: bool) -> None:
     """The twelve numbers in percent, one column an output; then those of the classes."""
     from rich.console import Console
     from rich.table import Table
@@ -245,8 +255,7 @@ def print_metrics(evaluation: Evaluation, title: str, show_300: bool, per_class:
 
     columns = {f"stage {s}": metrics for s, metrics in enumerate(evaluation.stages[:-1])}
     columns["detector"] = evaluation.last
-    if show_300:
-        columns["maxDets 300"] = evaluation.max_dets_300
+    columns |= {f"maxDets {number}": metrics for number, metrics in evaluation.wider.items() if number in max_dets}
     table = Table(title=title)
     table.add_column("%")
     for name in columns:
@@ -274,4 +283,4 @@ def _check(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, OPTIONS)

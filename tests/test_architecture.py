@@ -49,6 +49,7 @@ LAYERS = [
     ["data.box_column"],
     ["data.annotation_columns"],
     ["data.annotations"],
+    ["data.boxes_outside", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
     ["data.coco"],
     ["rundir.lock", "rundir.reader", "engine", "speed", "checkpoint", "data.batching", "evaluation.detections"],

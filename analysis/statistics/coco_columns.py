@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
+from sparse_rcnn.data.boxes_outside import without_boxes_outside
+from sparse_rcnn.data.ids import Ids
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.reader import Run
@@ -26,6 +29,8 @@ class GroundTruth:
 
     Shapes: ``image_ids`` (N,), ``category_ids`` (K,) with ``class_names`` K; ``image_indices``, ``category_indices``
     (G,), positions in those; ``boxes_xywh_abs`` (G, 4) and ``areas`` (G,) in pixels; ``is_crowd`` (G,).
+
+    ``image_id_names``, ``category_id_names``: the ids as the file spells them.
     """
 
     image_ids: IntArray
@@ -36,29 +41,33 @@ class GroundTruth:
     boxes_xywh_abs: FloatArray
     areas: FloatArray
     is_crowd: npt.NDArray[np.bool_]
+    image_id_names: Ids = field(default_factory=lambda: Ids.of([]))
+    category_id_names: Ids = field(default_factory=lambda: Ids.of([]))
 
     @classmethod
-    def from_coco(cls, coco: Mapping[str, Any], num_images: int | None = None) -> GroundTruth:
-        """The annotations of the first ``num_images`` images by id, as a run evaluates them; None takes all."""
-        image_ids = np.unique(np.array([image["id"] for image in coco["images"]], np.int64))[:num_images]
-        names = {category["id"]: str(category.get("name")) for category in coco["categories"]}
+    def of(cls, coco: CocoAnnotations, categories: Sequence[Mapping[str, Any]] | None = None) -> GroundTruth:
+        """Annotations as a run evaluates them.
+
+        Args:
+            coco: of the images that it was evaluated on.
+            categories: of the run, among them those of the annotations; None takes these.
+        """
+        names = {int(category["id"]): str(category["name"]) for category in categories or coco.categories}
         category_ids = np.array(sorted(names), np.int64)
-        chosen = set(image_ids.tolist())
-        records = [record for record in coco["annotations"] if record["image_id"] in chosen]
-        boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
-        areas = [record.get("area", box[2] * box[3]) for record, box in zip(records, boxes, strict=True)]
-        images = np.searchsorted(image_ids, np.array([record["image_id"] for record in records], np.int64))
+        own_ids = np.array([category["id"] for category in coco.categories], np.int64)
         # By image, so that the order of images in the file makes no difference.
-        order = np.argsort(images, kind="stable")
+        order = np.argsort(coco.image_indices, kind="stable")
         return cls(
-            image_ids,
+            coco.image_ids,
             category_ids,
             tuple(names[i] for i in category_ids.tolist()),
-            images[order],
-            np.searchsorted(category_ids, np.array([record["category_id"] for record in records], np.int64))[order],
-            boxes[order],
-            np.array(areas, np.float64)[order],
-            np.array([bool(record.get("iscrowd", 0)) for record in records], np.bool_)[order],
+            coco.image_indices[order],
+            np.searchsorted(category_ids, own_ids[coco.labels])[order],
+            coco.boxes_xywh_abs[order],
+            coco.areas[order],
+            coco.is_crowd[order],
+            coco.ids,
+            coco.category_ids,
         )
 
 
@@ -137,10 +146,14 @@ def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
             f"{existing[0]} is not what {run.path} was evaluated on (its fingerprint is another): "
             "give the annotation file of that time with --annotations"
         )
-    try:
-        return GroundTruth.from_coco(json.loads(content), num_images)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a COCO detection file: {error!r}") from error
+    data = run.data.get("val", {})
+    excluded = run.config.get("data", {}).get("excluded_categories") or []
+    coco = without_boxes_outside(read_annotations(path, True, excluded)).raise_errors()
+    left_out = data.get("left_out_image_ids", [])
+    number = None if num_images is None else num_images + len(left_out)
+    coco = coco.with_images(np.arange(len(coco.image_ids)) < (len(coco.image_ids) if number is None else number))
+    coco = coco.with_images(~np.isin(coco.image_ids, left_out))
+    return GroundTruth.of(coco, data.get("categories"))
 
 
 def load_detections(run: Run, truth: GroundTruth) -> FoundBoxes:
@@ -153,6 +166,9 @@ def load_detections(run: Run, truth: GroundTruth) -> FoundBoxes:
     try:
         records = json.loads(path.read_bytes())
         columns = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
+        for i, names in ((0, truth.image_id_names), (1, truth.category_id_names)):
+            if names.originals:
+                columns[i] = names.find(columns[i])[0].tolist()
         return columns_to_detections(truth, columns, str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; is the run finished?") from error

@@ -6,7 +6,7 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from experiments.cli.argument_names import KEYS, as_typed, one_line_warnings
 from sparse_rcnn.errors import UserError
 
 TRACEBACK_VARIABLE = "SPARSE_RCNN_TRACEBACK"
@@ -27,23 +28,30 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 T = TypeVar("T")
 
 
-def run_cli(function: Callable[[], T]) -> T:
-    """Call `function` as a command line: a user's mistake is one line on stderr and exit code 1."""
-    with one_line_errors():
+def run_cli(function: Callable[[], T], names: Mapping[str, str] = KEYS) -> T:
+    """Call `function` as a command line: a user's mistake is one line on stderr and exit code 1.
+
+    Args:
+        names: what a user types, by the argument that a message of the library advises.
+    """
+    with one_line_errors(names):
         return function()
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(names: Mapping[str, str] = KEYS) -> Iterator[None]:
     """End a user's mistake as one line `error: ...` on stderr and exit code 1 (2: unreadable command line).
+
+    Words on data are one line as well, `warning: ...`.
 
     Mistakes are `UserError`, what Hydra and OmegaConf say of a config, a full or read-only disk, and Ctrl-C.
     Other exceptions are faults of the program and keep their traceback; with SPARSE_RCNN_TRACEBACK=1 all do.
     """
     try:
-        yield
+        with one_line_warnings(names):
+            yield
     except (Exception, KeyboardInterrupt) as error:
-        message = describe_mistake(error)
+        message = describe_mistake(error, names)
         if message is None or os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
         sys.stdout.flush()
@@ -51,12 +59,12 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(2 if isinstance(error, OverrideParseException) else 1)
 
 
-def describe_mistake(error: BaseException) -> str | None:
+def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> str | None:
     """The one line for a user's mistake, or None for a fault of the program."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     if isinstance(error, UserError):
-        return _one_line(_with_key(str(error), error))
+        return as_typed(_one_line(_with_key(str(error), error)), names)
     if isinstance(error, OverrideParseException):
         reason = error.message.split("See https")[0].strip().splitlines()[-1:]
         return _one_line(f"cannot read the command line at {error.override!r}: {''.join(reason)}")

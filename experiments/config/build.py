@@ -15,6 +15,7 @@ from experiments.cli.naming import naming
 from experiments.config.targets import ConfigError
 from experiments.config.validation import instantiate_options
 from sparse_rcnn.backbone import ResNet
+from sparse_rcnn.data.annotations import no_boxes
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.ema import MovingAverage
@@ -93,9 +94,13 @@ def with_num_classes(config: Config, num_classes: int) -> Config:
 
 
 def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
-    """Training and validation images, which have to have the same categories."""
+    """Training images, and validation images with the same labels.
+
+    Raises:
+        UserError: a file cannot be used, there is nothing to learn or to score, or the classes differ.
+    """
     data = config["data"]
-    sets = [
+    train, val = (
         CocoDetection(
             annotations=data[split]["annotations"],
             images=data[split]["images"],
@@ -104,15 +109,15 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
             seed=config["seed"],
             max_images=data[split]["max_images"],
             cache_images=data["cache_images"],
+            excluded_categories=data["excluded_categories"],
+            skip_unreadable=data["skip_unreadable"],
         )
         for split, transform in (("train", "train"), ("val", "eval"))
-    ]
-    train, val = sets
-    if [(c["id"], c["name"]) for c in train.categories] != [(c["id"], c["name"]) for c in val.categories]:
-        raise UserError(
-            f"{data['train']['annotations']} and {data['val']['annotations']} have different categories; a detector "
-            "can only be validated on the classes it is trained on"
-        )
+    )
+    for dataset, purpose in ((train, "learn from"), (val, "score")):
+        if not dataset.num_objects.any():
+            raise no_boxes(dataset.coco, purpose)
+    val = val.in_label_space_of(train.categories, str(train.annotations_path))
     if data["num_classes"] not in (None, train.num_classes):
         raise UserError(
             f"data.num_classes is {data['num_classes']}, {data['train']['annotations']} has {train.num_classes} "

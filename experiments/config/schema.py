@@ -63,6 +63,7 @@ class EvalConfig:
     every_epochs: int | None = MISSING  # null: only at the end
     batch_size: int = MISSING  # per process
     backend: str = MISSING  # hotcoco | pycocotools, for evaluations during training; the last one is pycocotools'
+    max_dets: list[int] = MISSING  # detections of a class in an image that count; 100 and 300 are always evaluated
     num_pictures: int = MISSING  # validation images drawn in detections.png and kept as views
     picture_score_threshold: float = MISSING  # of the picture alone: the evaluation has none
 
@@ -70,6 +71,11 @@ class EvalConfig:
         _at_least(1, every_epochs=self.every_epochs, batch_size=self.batch_size)
         _at_least(0, num_pictures=self.num_pictures, picture_score_threshold=self.picture_score_threshold)
         _one_of("backend", self.backend, ("hotcoco", "pycocotools"))
+        few = [number for number in self.max_dets if number <= 10 and number not in (1, 10)]
+        if few:
+            raise ValueError(
+                f"max_dets must be numbers above 10 (and 1 and 10, which are always counted), got {few[0]}"
+            )
 
 
 @dataclass
@@ -88,6 +94,8 @@ class DataConfig:
     root: str | None = MISSING
     num_classes: int | None = MISSING  # null: as many as the annotation file has categories
     drop_degenerate_boxes: bool = MISSING  # boxes without area: drop them with a warning, or refuse the file
+    excluded_categories: list[Any] = MISSING  # names or ids of categories that are left out with their boxes
+    skip_unreadable: bool = MISSING  # leave out pictures that cannot be read, or end with an error
     num_workers: int = MISSING  # loader processes per training process; results do not depend on it
     cache_images: bool = MISSING  # decoded images stay in memory, once per loader process
     generator: Any = MISSING  # makes the data in root, if it is not there

@@ -12,31 +12,30 @@ from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.evaluation import COCO_MAX_DETS, CocoEvaluator, CocoMetrics
 from sparse_rcnn.rundir import metric_keys
 
-MAX_DETS_300 = (1, 10, 300)
-_AT_300 = {"AR100": "AR300"}
+WIDEST_AR = f"AR{COCO_MAX_DETS[-1]}"
+MAX_DETS_300 = 300  # always evaluated: detectors of 300 proposals are compared at it
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """COCO metrics of a detector on a data set.
 
-    ``last`` and ``max_dets_300`` are the detector's, which are its last stage's; ``stages`` those of every
-    stage, or none where only the detector was evaluated. ``tables`` holds the detections evaluated, the
-    detector's last.
+    ``last`` and ``wider`` are the detector's, which are its last stage's; ``wider`` at other numbers of detections of a
+    class in an image than COCO's 100, by that number, 300 among them. ``stages`` are those of every stage, or none
+    where only the detector was evaluated. ``tables`` holds the detections evaluated, the detector's last.
     """
 
     last: CocoMetrics
-    max_dets_300: CocoMetrics
+    wider: dict[int, CocoMetrics]
     stages: list[CocoMetrics]
     backend: str
     tables: list[DetectionTable]
 
     def flat(self, split: str = "val") -> dict[str, float]:
         """All numbers under keys: ``val/bbox/AP``, ``val/bbox_maxdets300/AP``, ``val/stage_0/AP`` ..."""
-        flat = {
-            **self.last.flat(f"{split}/{metric_keys.BBOX}"),
-            **self.max_dets_300.flat(f"{split}/{metric_keys.BBOX_MAXDETS_300}"),
-        }
+        flat = self.last.flat(f"{split}/{metric_keys.BBOX}")
+        for number, metrics in self.wider.items():
+            flat.update(metrics.flat(metric_keys.bbox_at(number, split)))
         for s, metrics in enumerate(self.stages):
             flat.update(metrics.flat(metric_keys.stage_group(s, split)))
         return flat
@@ -58,7 +57,11 @@ class Evaluation:
 
 
 def evaluate_stages(
-    tables: Sequence[DetectionTable], evaluator: CocoEvaluator, reference: bool, all_stages: bool = True
+    tables: Sequence[DetectionTable],
+    evaluator: CocoEvaluator,
+    reference: bool,
+    all_stages: bool = True,
+    max_dets: Sequence[int] = (),
 ) -> Evaluation:
     """Evaluate every stage's detections, or only the detector's.
 
@@ -67,6 +70,7 @@ def evaluate_stages(
         evaluator: of the ground truth, with the backend for evaluations during training.
         reference: take the numbers of the last stage from pycocotools, whatever the backend.
         all_stages: whether ``tables`` are those of all stages.
+        max_dets: numbers of detections of a class in an image to evaluate at, besides 100 and 300.
     """
     *earlier, table = tables
     if reference and evaluator.backend != "pycocotools":
@@ -74,14 +78,18 @@ def evaluate_stages(
     else:
         detector_evaluator = evaluator
     last = detector_evaluator.evaluate(table)
-    # maxDets counts per image and class. Where nothing is cut off at 100, nothing changes at 300.
-    if largest_group(table) <= COCO_MAX_DETS[-1]:
-        summary = {_AT_300.get(name, name): value for name, value in last.summary.items()}
-        max_dets_300 = replace(last, summary=summary, max_dets=MAX_DETS_300)
-    else:
-        max_dets_300 = evaluator.evaluate(table, MAX_DETS_300)
+    largest = largest_group(table)
+    wider: dict[int, CocoMetrics] = {}
+    for number in sorted({*max_dets, MAX_DETS_300} - set(COCO_MAX_DETS)):
+        limits = (*COCO_MAX_DETS[:2], number)
+        # The limit is for each image and class. Where nothing is cut off at 100, nothing changes above.
+        if largest <= COCO_MAX_DETS[-1] < number:
+            summary = {f"AR{number}" if name == WIDEST_AR else name: value for name, value in last.summary.items()}
+            wider[number] = replace(last, summary=summary, max_dets=limits)
+        else:
+            wider[number] = evaluator.evaluate(table, limits)
     stages = [*map(evaluator.evaluate, earlier), last] if all_stages else []
-    return Evaluation(last, max_dets_300, stages, detector_evaluator.backend, list(tables))
+    return Evaluation(last, wider, stages, detector_evaluator.backend, list(tables))
 
 
 def largest_group(table: DetectionTable) -> int:

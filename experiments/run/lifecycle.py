@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,11 +23,20 @@ from experiments.config.validation import validate
 from experiments.run.embedded_data import ensure_data
 from experiments.run.final_table import print_final_table
 from experiments.run.fingerprints import run_identity_of
+from experiments.run.pictures import (
+    as_recorded,
+    read_record,
+    readable_pictures,
+    record_of,
+    warn_of_crowds,
+    warn_of_shared_pictures,
+)
 from experiments.run.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.run.training import Training, build_training
 from sparse_rcnn.allocator import keep_freed_memory
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.data.findings import DataWarning
 from sparse_rcnn.distributed import PeerError, World, lost_peers
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
@@ -49,11 +59,11 @@ def run(cfg: DictConfig) -> Path:
         if (finished := _find_finished(config, identity, world)) is not None:
             return _skip(finished, config, world)
         # Wrong data and weights come to light before the run directory exists: a mistake leaves nothing behind.
+        train_set, val_set, record = _data(config, identity, world)
         with world.together():
-            train_set, val_set = build_datasets(config)
             complete = with_num_classes(config, train_set.num_classes)
             training = build_training(complete, train_set, val_set, world)
-        with _opened(complete, identity, train_set, val_set, world) as (path, directory):
+        with _opened(complete, identity, train_set, val_set, record, world) as (path, directory):
             # Whoever held the lock until now may have finished it.
             if (finished := _find_finished(config, identity, world)) is not None:
                 return _skip(finished, config, world)
@@ -126,9 +136,35 @@ def _skip(finished: Path, config: Config, world: World) -> Path:
     return finished
 
 
+def _data(config: Config, identity: str, world: World) -> tuple[CocoDetection, CocoDetection, dict[str, Any]]:
+    """The data sets, without pictures to skip, and their record for the run directory."""
+    with world.together(), warnings.catch_warnings():
+        if not world.is_main:  # rank 0 says it once
+            warnings.simplefilter("ignore", DataWarning)
+        train_set, val_set = build_datasets(config)
+        if world.is_main:
+            known = RunDirectory.find(config["runs_root"], identity, config["seed"])
+            earlier = None if known is None else read_record(known / layout.DATA)
+    every = {"train": train_set, "val": val_set}
+    if config["data"]["generator"] is not None:  # made by us
+        return train_set, val_set, record_of(every, every)
+    earlier = world.broadcast(earlier if world.is_main else None)
+    # A run that exists was checked when it began.
+    sets = readable_pictures(every, world) if earlier is None else as_recorded(every, earlier)
+    if world.is_main:
+        warn_of_shared_pictures(sets)
+        warn_of_crowds(sets, config["num_proposals"], config["eval"]["max_dets"])
+    return sets["train"], sets["val"], record_of(every, sets)
+
+
 @contextmanager
 def _opened(
-    config: Config, identity: str, train_set: CocoDetection, val_set: CocoDetection, world: World
+    config: Config,
+    identity: str,
+    train_set: CocoDetection,
+    val_set: CocoDetection,
+    record: dict[str, Any],
+    world: World,
 ) -> Iterator[tuple[Path, RunDirectory | None]]:
     """The path of the run's directory, and on rank 0, which locks and writes it, the directory itself."""
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -147,6 +183,8 @@ def _opened(
                 )
                 directory = RunDirectory.open(config["runs_root"], described)
                 stack.enter_context(directory.lock(wait=is_requeued()))
+                if directory.created or not (directory.path / layout.DATA).exists():
+                    directory.write_json(layout.DATA, record)
                 if directory.status.get("state") not in (layout.CREATED, layout.FINISHED):
                     directory.record_resume(overrides, described.about)
         yield Path(world.broadcast(str(directory.path) if directory else None)), directory

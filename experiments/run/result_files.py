@@ -14,6 +14,7 @@ from torch import nn
 from experiments.run.cost import cost_of
 from experiments.run.evaluation_record import Evaluation
 from sparse_rcnn.atomic import replacing, write_bytes_atomic
+from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
@@ -25,9 +26,14 @@ from sparse_rcnn.structures import Detections
 from sparse_rcnn.visualize import draw_detections, grid
 
 
-def write_detections(path: Path, table: DetectionTable) -> None:
-    """Write COCO results, one detection a line, atomically."""
-    lines = ",\n".join(json.dumps(record, allow_nan=False) for record in table.to_coco())
+def write_detections(path: Path, table: DetectionTable, coco: CocoAnnotations) -> None:
+    """Write COCO results, one detection a line, atomically, with the ids as the annotation file spells them."""
+    records = table.to_coco()
+    if coco.ids.originals or coco.category_ids.originals:
+        for record in records:
+            record["image_id"] = coco.ids.original(record["image_id"])
+            record["category_id"] = coco.category_ids.original(record["category_id"])
+    lines = ",\n".join(json.dumps(record, allow_nan=False) for record in records)
     write_bytes_atomic(path, f"[\n{lines}\n]\n".encode())
 
 
@@ -58,7 +64,7 @@ def write_final_results(
     ``num_images_seen``: by the whole training, repetitions counted.
     """
     table = evaluation.tables[-1]
-    write_detections(directory.path / layout.DETECTIONS, table)
+    write_detections(directory.path / layout.DETECTIONS, table, dataset.coco)
     write_stage_detections(directory.path / layout.STAGE_DETECTIONS, evaluation.tables)
     settings = config["eval"]
     if settings["num_pictures"]:

@@ -77,7 +77,9 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
         world=world,
     )
     seed_everything(config["seed"], world.rank)
-    return Training(config, learner, batches, val_set)
+    with naming("eval.backend"):
+        evaluator = CocoEvaluator(CocoGroundTruth(val_set.coco), config["eval"]["backend"]) if world.is_main else None
+    return Training(config, learner, batches, val_set, evaluator)
 
 
 def _settings(config: Config, num_steps: int, num_steps_per_epoch: int) -> LoopSettings:
@@ -106,8 +108,16 @@ class Training:
         is_started: whether the newest checkpoint, if any, is loaded.
     """
 
-    def __init__(self, config: Config, learner: Learner, batches: TrainBatches, val_set: CocoDetection) -> None:
+    def __init__(
+        self,
+        config: Config,
+        learner: Learner,
+        batches: TrainBatches,
+        val_set: CocoDetection,
+        evaluator: CocoEvaluator | None,
+    ) -> None:
         self.config, self.learner, self.batches, self.val_set = config, learner, batches, val_set
+        self._evaluator = evaluator  # on rank 0, which alone evaluates what all have found
         self.step, self.is_started = 0, False
         self._writers: list[Writer] = []
         self._directory: RunDirectory | None = None
@@ -228,7 +238,8 @@ class Training:
         if tables is None:
             return None
         assert self._directory is not None
-        evaluation = evaluate_stages(tables, self._evaluator, reference=final)
+        assert self._evaluator is not None
+        evaluation = evaluate_stages(tables, self._evaluator, reference=final, max_dets=settings["max_dets"])
         views = view_images(self.evaluated_model, self.val_set, settings["num_pictures"], self.step)
         write_views(self._path / layout.VIEWS, views)
         epoch = self.step / self.settings.num_steps_per_epoch
@@ -277,9 +288,6 @@ class Training:
 
     def _open_writers(self, directory: RunDirectory) -> None:
         config, num_steps = self.config, self.settings.num_steps
-        ground_truth = CocoGroundTruth(config["data"]["val"]["annotations"], self.val_set.image_ids)
-        with naming("eval.backend"):
-            self._evaluator = CocoEvaluator(ground_truth, config["eval"]["backend"])
         status = StatusWriter(directory, self.step, num_steps, self.settings.num_steps_per_epoch)
         own: list[Writer] = [JsonlWriter(directory.path / layout.METRICS), status]
         progress: list[Writer] = [ProgressWriter(num_steps, self.step)] if config["log"]["progress"] else []

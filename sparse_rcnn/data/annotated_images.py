@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
-from sparse_rcnn.data.box_formats import fits, percent_note, wrong_format
-from sparse_rcnn.data.findings import ERROR, LEFT_OUT, NOTE, REPAIRED
+from sparse_rcnn.data.box_formats import fits
+from sparse_rcnn.data.boxes_outside import without_boxes_outside
+from sparse_rcnn.data.findings import ERROR, LEFT_OUT, REPAIRED
 from sparse_rcnn.data.image_headers import in_threads, read_header
 from sparse_rcnn.data.image_names import find_files
+from sparse_rcnn.errors import DataError
 
 
 def read_annotated_images(
@@ -40,16 +42,15 @@ def read_annotated_images(
         DataError: the file cannot be read as one of COCO's format, or the folder not at all.
     """
     coco = read_annotations(annotations, drop_degenerate_boxes, excluded_categories)
-    if not len(coco.image_ids):
-        coco.findings.error("no images", "'images' is empty, there is nothing to detect in", ["images"])
-    if not coco.categories:
-        coco.findings.error("no categories", "'categories' is empty, there is nothing to detect", ["categories"])
+    for section, values in (("images", coco.image_ids), ("categories", coco.categories)):
+        if not len(values):
+            raise DataError(f"{coco.source}: '{section}' is empty, there is nothing to detect or to detect it in")
     if max_images is not None:
         coco = coco.with_images(np.arange(len(coco.image_ids)) < max_images)
     coco = _located(coco, Path(images), skip_unreadable)
     coco = _with_sizes(coco, Path(images), skip_unreadable)
     coco = _upright(coco, Path(images))
-    return _within_images(coco)
+    return without_boxes_outside(coco)
 
 
 def image_name(coco: CocoAnnotations, index: int) -> str:
@@ -95,26 +96,29 @@ def _with_sizes(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotati
     names = [image_name(coco, int(i)) for i in unknown]
     coco.findings.add(REPAIRED, "sizes of images", "image", "without a size: that of the file is taken", names)
     problems = {int(i): header.problem for i, header in zip(unknown, headers, strict=True) if header.problem}
-    coco = note_unreadable(replace(coco, image_sizes_hw=sizes), problems, skip)
+    coco = replace(coco, image_sizes_hw=sizes)
+    note_unreadable(coco, folder, problems, skip)
     return coco.with_images(readable)
 
 
-def note_unreadable(coco: CocoAnnotations, problems: dict[int, str], skip: bool) -> CocoAnnotations:
+def note_unreadable(coco: CocoAnnotations, folder: Path, problems: dict[int, str], skip: bool) -> None:
     """Note pictures that cannot be read, by index, as left out or as faults; the annotations stay as they are."""
-    if problems:
-        names = [image_name(coco, i) for i in problems]
-        first, problem = next(iter(problems.items()))
-        if skip and len(problems) < len(coco.image_ids):
-            said = f"left out, the first because it {problem}"
-            coco.findings.add(LEFT_OUT, "unreadable pictures", "picture", said, names)
-        else:
-            coco.findings.error(
-                "unreadable pictures",
-                f"{image_name(coco, first)} {problem}; restore or replace the file, or leave such pictures out with "
-                "skip_unreadable=True",
-                names,
-            )
-    return coco
+    if not problems:
+        return
+    names = [image_name(coco, i) for i in problems]
+    first, problem = next(iter(problems.items()))
+    if skip and len(problems) < len(coco.image_ids):
+        said = f"left out, the first because it {problem}"
+        coco.findings.add(LEFT_OUT, "unreadable pictures", "picture", said, names)
+        return
+    more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+    coco.findings.put(
+        ERROR,
+        "unreadable pictures",
+        f"{folder / image_name(coco, first)} {problem}{more}; restore or replace the file, or give "
+        "skip_unreadable=True to leave such pictures out",
+        names,
+    )
 
 
 def _upright(coco: CocoAnnotations, folder: Path) -> CocoAnnotations:
@@ -155,34 +159,3 @@ def _is_stored(path: Path, size_hw: NDArray[np.int64]) -> bool:
     header = read_header(path)
     height, width = size_hw.tolist()
     return header.is_turned and header.stored_size_hw == (height, width) != header.upright_size_hw
-
-
-def _within_images(coco: CocoAnnotations) -> CocoAnnotations:
-    """Without boxes that lie wholly outside of their picture; boxes in another format or unit are a fault."""
-    sizes = coco.image_sizes_hw[coco.image_indices]
-    boxes = coco.boxes_xywh_abs
-    wrong = wrong_format(boxes, sizes)
-    if wrong is not None:
-        suspects = coco.annotation_ids[wrong.suspects].tolist()
-        i = int(np.argmax(wrong.suspects))
-        first = f"annotation id {suspects[0]}, {boxes[i].tolist()} in an image of {_size_text(sizes[i])}"
-        coco.findings.say(ERROR, "box format", f"{wrong.message} (the first: {first})", suspects)
-    if (note := percent_note(boxes, sizes)) is not None:
-        coco.findings.say(NOTE, "box format", note)
-    low = np.maximum(boxes[:, :2], 0)
-    high = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1])
-    outside = np.asarray((high - low <= 1e-5).any(axis=1)) & (sizes > 0).all(axis=1)
-    if outside.any():
-        coco.findings.add(
-            LEFT_OUT,
-            "boxes outside",
-            "box",
-            "wholly outside of the image left out of training and evaluation",
-            coco.annotation_ids[outside].tolist(),
-            "annotation ids",
-        )
-    return coco.with_boxes(~outside)
-
-
-def _size_text(size_hw: NDArray[np.int64]) -> str:
-    return f"{size_hw[0]} x {size_hw[1]} pixels (height x width)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,8 +88,9 @@ class CocoDetection(Dataset[Sample]):
         coco = read_annotated_images(
             annotations, images, drop_degenerate_boxes, max_images, excluded_categories, skip_unreadable
         )
+        coco.raise_errors()
         coco.findings.warn()
-        self._use(coco.raise_errors())
+        self._use(coco)
 
     def _use(self, coco: CocoAnnotations) -> None:
         self.coco = coco
@@ -112,17 +113,20 @@ class CocoDetection(Dataset[Sample]):
         kept[list(indices)] = False
         return self._with(self.coco.with_images(kept))
 
-    def in_label_space_of(self, other: CocoDetection) -> CocoDetection:
-        """The same data set with the other's labels, which has all its categories; ids stay its own.
+    def in_label_space_of(self, categories: Sequence[Mapping[str, Any]], name: str) -> CocoDetection:
+        """The same data set with the labels of other categories, which hold all its own; ids stay its own.
+
+        Args:
+            categories: dictionaries of id and name, of a training set or a detector.
+            name: theirs, for the message.
 
         Raises:
-            DataError: categories are not among the other's, or cannot be told apart by name; names them.
+            DataError: categories are not among the others, or cannot be told apart by name; names them.
         """
-        names = (str(self.annotations_path), str(other.annotations_path))
-        places = match_categories(self.categories, other.categories, names)
-        if self.categories == other.categories:
+        places = match_categories(self.categories, categories, (str(self.annotations_path), name))
+        if [(c["id"], c["name"]) for c in self.categories] == [(c["id"], c["name"]) for c in categories]:
             return self
-        categories = categories_in_order(other.categories, self.categories, places)
+        categories = categories_in_order(categories, self.categories, places)
         labels = np.asarray(places, dtype=np.int64)[self.coco.labels]
         return self._with(replace(self.coco, categories=categories, labels=labels))
 

@@ -81,8 +81,12 @@ class Findings:
         )
 
     def say(self, level: str, kind: str, message: str, items: Iterable[Any] = ()) -> None:
-        """A finding in words of its own."""
-        self._list.append(Finding(level, kind, f"{self.source}: {message}", tuple(items)))
+        """A finding in words of its own, after the name of the file."""
+        self.put(level, kind, f"{self.source}: {message}", items)
+
+    def put(self, level: str, kind: str, message: str, items: Iterable[Any] = ()) -> None:
+        """A finding in words of its own, which name another file."""
+        self._list.append(Finding(level, kind, message, tuple(items)))
 
     def raise_errors(self) -> None:
         """End at the first fault.
@@ -92,7 +96,7 @@ class Findings:
         """
         errors = self.of_level(ERROR)
         if errors:
-            others = f"; {len(errors) - 1} other kinds of faults follow" if len(errors) > 1 else ""
+            others = f" (and {counted(len(errors) - 1, 'other kind')} of fault)" if len(errors) > 1 else ""
             raise DataError(errors[0].message + others)
 
     def warn(self, begin: int = 0) -> None:

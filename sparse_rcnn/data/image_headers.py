@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from PIL import Image
 
@@ -43,11 +43,11 @@ class ImageHeader:
         return size_hw in (self.stored_size_hw, self.upright_size_hw)
 
 
-def read_header(path: str | Path, whole: bool = False) -> ImageHeader:
+def read_header(path: str | Path | BinaryIO, whole: bool = False) -> ImageHeader:
     """The header of a picture; a file whose end looks cut off is decoded to be sure.
 
     Args:
-        path: of the file.
+        path: of the file, or its content.
         whole: decode the picture in any case (a JPEG in an eighth of its size, which costs a third of the time).
     """
     try:
@@ -66,8 +66,10 @@ def read_header(path: str | Path, whole: bool = False) -> ImageHeader:
     return ImageHeader((height, width), is_turned, None)
 
 
-def ends_whole(path: str | Path, format: str | None) -> bool:
+def ends_whole(path: str | Path | BinaryIO, format: str | None) -> bool:
     """Whether the file of a picture ends as its format asks for; False where that cannot be said."""
+    if not isinstance(path, (str, Path)):
+        return False
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(12)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
+from sparse_rcnn.data.boxes_outside import without_boxes_outside
 from sparse_rcnn.data.ids import id_key
 from sparse_rcnn.errors import DataError
 
@@ -53,7 +54,7 @@ class CocoGroundTruth:
         if isinstance(annotations, CocoAnnotations):
             coco = annotations
         else:
-            coco = read_annotations(annotations, drop_degenerate_boxes=True)
+            coco = without_boxes_outside(read_annotations(annotations, drop_degenerate_boxes=True))
             coco.findings.warn()
         coco.raise_errors()
         self.source, self._coco = coco.source, coco

@@ -32,6 +32,7 @@ EXCLUDED_KEYS = (
     "data.num_classes",
     "model.stage.num_classes",
     "data.drop_degenerate_boxes",
+    "data.skip_unreadable",
     "data.num_workers",
     "data.cache_images",
     "data.*.annotations",
@@ -46,7 +47,7 @@ EXCLUDED_KEYS = (
 )
 # Keys that came after runs were trained, with the value that means 'as before': with it they stay out of an identity,
 # so that finished runs keep theirs. Any other value enters.
-VALUES_AS_BEFORE: dict[str, Any] = {}
+VALUES_AS_BEFORE: dict[str, Any] = {"data.excluded_categories": []}
 # The excluded keys of which an identity hashes the content in their place. Where configurations are compared without
 # reading any data or weights, these keys are compared themselves.
 CONTENT_KEYS = ("weights", "data.name", "data.generator")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-BBOX, BBOX_MAXDETS_300 = "bbox", "bbox_maxdets300"  # groups of COCO numbers
+BBOX = "bbox"  # the group of the COCO numbers
 
 LOSS = "train/loss/"  # begins the keys of losses
 LOSS_TOTAL = f"{LOSS}total"
@@ -29,6 +29,11 @@ _STAGE_AP = re.compile(r"val/stage_(\d{1,3})/AP")
 def bbox(name: str, split: str = "val") -> str:
     """The key of one of the detector's twelve COCO numbers."""
     return f"{split}/{BBOX}/{name}"
+
+
+def bbox_at(max_dets: int, split: str = "val") -> str:
+    """The split and group of the COCO numbers at another number of detections of a class in an image."""
+    return f"{split}/{BBOX}_maxdets{max_dets}"
 
 
 def stage_group(index: int, split: str = "val") -> str:

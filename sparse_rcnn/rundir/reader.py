@@ -95,6 +95,12 @@ class Run:
         return read_object(self.path / layout.CONFIG)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """The record of the data sets by split: classes, images left out, findings; empty in runs from before it."""
+        path = self.path / layout.DATA
+        return read_object(path) if path.exists() else {}
+
+    @property
     def status(self) -> dict[str, Any]:
         """status.json as it is now, or only `{"state": layout.CREATED}` before the first was written."""
         path = self.path / layout.STATUS

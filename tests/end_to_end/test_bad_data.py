@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sparse_rcnn.data.findings import DataWarning
 from tests.support import training
 from tests.support.train_command import TrainCommand, contents
 
@@ -22,18 +23,35 @@ def first(section: str, **changes: Any) -> Edit:
     return lambda content: content[section][0].update(changes)
 
 
-def repeat(section: str) -> Edit:
-    return lambda content: content[section].append(content[section][0])
-
-
 def clear(section: str) -> Edit:
     return lambda content: content[section].clear()
 
 
+def all_of(section: str, **changes: Any) -> Edit:
+    return lambda content: [record.update(changes) for record in content[section]]
+
+
+def as_fractions(content: dict[str, Any]) -> None:
+    for record in content["annotations"]:
+        record["bbox"] = [value / 64 for value in record["bbox"]]
+
+
+def as_corners(content: dict[str, Any]) -> None:
+    for record in content["annotations"]:
+        x, y, width, height = record["bbox"]
+        record["bbox"] = [x, y, x + width, y + height]
+
+
 # What is done to the content of instances_train.json, and what the message says after the file's name.
 ANNOTATIONS: dict[str, tuple[Edit, str]] = {
-    "nan": (first("annotations", bbox=[1, 2, math.nan, 4]), r"annotation id \d+ has bbox \[1, 2, nan, 4\]"),
-    "infinite": (first("annotations", bbox=[1, 2, math.inf, 4]), r"annotation id \d+ has bbox"),
+    "nan": (
+        first("annotations", bbox=[1, 2, math.nan, 4]),
+        r"annotation id \d+ has a bbox that is not finite .*; correct it or set data.drop_degenerate_boxes=true",
+    ),
+    "infinite": (
+        first("annotations", bbox=[1, 2, math.inf, 4]),
+        r"annotation id \d+ has a bbox that is not finite",
+    ),
     "negative": (
         first("annotations", bbox=[1, 2, -3, 4]),
         r"annotation id \d+ has a bbox of zero or negative size",
@@ -43,24 +61,21 @@ ANNOTATIONS: dict[str, tuple[Edit, str]] = {
         r"annotation id \d+ has a bbox of zero or negative size",
     ),
     "three-numbers": (first("annotations", bbox=[1, 2, 3]), r"annotation id \d+ has bbox \[1, 2, 3\], four"),
-    "unknown-image": (
-        first("annotations", image_id=10**6),
-        r"annotation id \d+ has image_id 1000000, .* images",
-    ),
+    "fractions": (as_fractions, r"\d+ of \d+ boxes .* they look like fractions of the image size"),
+    "corners": (as_corners, r"\d+ of \d+ boxes leave their image .* they look like x1, y1, x2, y2"),
     "unknown-category": (
         first("annotations", category_id=77),
         r"annotation id \d+ has category_id 77, .* categories",
     ),
-    "repeated-image": (repeat("images"), r"image id \d+ occurs 2 times"),
-    "repeated-annotation": (repeat("annotations"), r"annotation id \d+ occurs 2 times"),
-    "repeated-category": (repeat("categories"), r"category id \d+ occurs 2 times"),
     "no-images": (clear("images"), r"'images' is empty"),
     "no-categories": (clear("categories"), r"'categories' is empty"),
     "no-file-name": (
         lambda content: content["images"][0].pop("file_name"),
         r"image id \d+ has no 'file_name'",
     ),
-    "no-section": (lambda content: content.pop("annotations"), r"no 'annotations'"),
+    "no-section": (lambda content: content.pop("annotations"), r"no annotations: there is nothing to learn from"),
+    "no-boxes": (clear("annotations"), r"no usable annotation: there is nothing to learn from"),
+    "all-crowds": (all_of("annotations", iscrowd=1), r"crowd boxes alone \(\d+\): there is nothing to learn from"),
 }
 
 
@@ -74,7 +89,8 @@ def test_a_mistake_in_the_annotations(command: TrainCommand, tmp_path: Path, dat
     edit, message = ANNOTATIONS[case]
     training.edit_json(data / "instances_train.json", edit)
     before = contents(tmp_path)
-    line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
+    strict = "data.drop_degenerate_boxes=false"
+    line = command.fails(training.coco_overrides(data, tmp_path / "runs", strict))
     assert re.match(re.escape(str(data / "instances_train.json")) + r":? (has )?" + message, line), line
     assert contents(tmp_path) == before
 
@@ -82,7 +98,7 @@ def test_a_mistake_in_the_annotations(command: TrainCommand, tmp_path: Path, dat
 def test_a_mistake_in_the_validation_annotations_comes_before_any_training(
     command: TrainCommand, tmp_path: Path, data: Path
 ) -> None:
-    training.edit_json(data / "instances_val.json", first("annotations", bbox=[1, 2, 3, -4]))
+    training.edit_json(data / "instances_val.json", first("annotations", bbox=[1, 2, 3]))
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
     assert line.startswith(f"{data / 'instances_val.json'}: annotation id ")
     assert not (tmp_path / "runs").exists()
@@ -104,8 +120,8 @@ def test_missing_images(command: TrainCommand, tmp_path: Path, data: Path) -> No
     (data / "train" / record["file_name"]).unlink()
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
     assert line == (
-        f"1 of 16 image files are missing in {data / 'train'}, the first is {record['file_name']} "
-        f"(image id {record['id']})"
+        f"{data / 'instances_train.json'}: 1 of 16 image files are missing in {data / 'train'}, the first is "
+        f"{record['file_name']} (image id {record['id']})"
     )
     line = command.fails(training.coco_overrides(data, tmp_path / "runs", f"data.train.images={tmp_path / 'nowhere'}"))
     assert line == f"image folder {tmp_path / 'nowhere'} does not exist"
@@ -122,8 +138,10 @@ def test_the_number_of_classes_and_the_categories_have_to_agree(
     )
     training.edit_json(data / "instances_val.json", first("categories", name="another"))
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
-    assert line.startswith(
-        f"{data / 'instances_train.json'} and {data / 'instances_val.json'} have different categories"
+    assert re.fullmatch(
+        f"{data / 'instances_val.json'} and {data / 'instances_train.json'} have different categories: "
+        r"'another' of the first is not in the second \(which has '\w+' in their place\)",
+        line,
     )
     assert not (tmp_path / "runs").exists()
 
@@ -144,24 +162,41 @@ def resize(file: Path) -> None:
         image.resize((80, 48)).save(file)
 
 
-@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("split", "damage", "message"),
     [
-        ("train", truncate, r"cannot be read as an image: .*; replace or remove the file"),
+        ("train", truncate, r"cannot be read as an image: .*; .* data.skip_unreadable=true to leave such pictures"),
         ("train", resize, r"is 48 x 80 pixels \(height x width\), its record says 64 x 64"),
         ("val", truncate, r"cannot be read as an image: "),
+        ("val", resize, r"is 48 x 80 pixels \(height x width\), its record says 64 x 64"),
     ],
-    ids=["truncated", "other-size", "truncated-val"],
 )
+def test_a_picture_that_cannot_be_used_is_found_before_the_run_exists(
+    command: TrainCommand, tmp_path: Path, data: Path, split: str, damage: Any, message: str
+) -> None:
+    file, image_id = damage_first_image(data, split, damage)
+    line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
+    assert re.match(re.escape(f"{file} (image id {image_id}) ") + message, line), line
+    assert not (tmp_path / "runs").exists()
+
+
+def corrupt(file: Path) -> None:
+    """Break the pixels in the middle of a file and leave its ends as they are."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 20] = bytes(20)
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("split", ["train", "val"])
 def test_an_image_found_wrong_while_training(
-    command: TrainCommand, tmp_path: Path, data: Path, split: str, damage: Any, message: str, num_workers: int
+    command: TrainCommand, tmp_path: Path, data: Path, split: str, num_workers: int
 ) -> None:
     original = training.data_root() / split
-    file, image_id = damage_first_image(data, split, damage)
+    file, image_id = damage_first_image(data, split, corrupt)
     arguments = training.coco_overrides(data, tmp_path / "runs", f"data.num_workers={num_workers}")
     line = command.fails(arguments)
-    assert re.match(re.escape(f"{file} (image id {image_id}) ") + message, line), line
+    assert re.match(re.escape(f"{file} (image id {image_id}) ") + "cannot be read as an image: ", line), line
     run = training.only_run(tmp_path / "runs")
     status = training.status(run)
     assert (status["state"], status["error"]) == ("failed", f"DataError: {line}")
@@ -172,6 +207,50 @@ def test_an_image_found_wrong_while_training(
     assert training.train(arguments) == run  # mended, it goes on
     assert training.status(run)["state"] == "finished"
     assert training.status(run)["error"] is None
+
+
+def test_pictures_that_cannot_be_read_are_left_out_by_name(tmp_path: Path, data: Path) -> None:
+    """One that is cut off, one that is not there, and one whose broken pixels are found late."""
+    cut_off, first_id = damage_first_image(data, "train", truncate)
+    records = json.loads((data / "instances_train.json").read_text())["images"]
+    (data / "train" / records[1]["file_name"]).unlink()
+    corrupt(data / "train" / records[2]["file_name"])
+    arguments = training.coco_overrides(data, tmp_path / "runs", "data.skip_unreadable=true")
+    with pytest.warns(DataWarning) as warned:
+        run = training.train(arguments)
+    lines = [str(warning.message) for warning in warned]
+    assert any("1 picture left out, the first because it cannot be read" in line for line in lines)
+    assert any(f"1 image left out: no such file in {data / 'train'}" in line for line in lines)
+    assert any("an empty picture without objects takes its place" in line for line in lines)
+    assert training.status(run)["state"] == "finished"
+    record = json.loads((run / "data.json").read_text())["train"]
+    assert record["num_images"] == len(records) - 2
+    assert record["left_out_image_ids"] == [first_id]
+    left_out = {finding["kind"]: finding["items"] for finding in record["findings"]}
+    assert left_out == {
+        "missing files": [f"{records[1]['file_name']} (image id {records[1]['id']})"],
+        "unreadable pictures": [f"{cut_off.name} (image id {first_id})"],
+    }
+
+
+def test_repairs_are_said_and_kept(tmp_path: Path, data: Path) -> None:
+    def untidy(content: dict[str, Any]) -> None:
+        content["categories"] *= 3
+        for record in content["images"]:
+            record["file_name"] = "somewhere\\else\\" + record["file_name"]
+            del record["width"]
+        for record in content["annotations"]:
+            record |= {"id": 0, "image_id": str(record["image_id"]), "iscrowd": None, "area": None}
+
+    plain = training.train(training.coco_overrides(data, tmp_path / "plain"))
+    for split in ("train", "val"):
+        training.edit_json(data / f"instances_{split}.json", untidy)
+    with pytest.warns(DataWarning, match="16 files found with slashes"):
+        run = training.train(training.coco_overrides(data, tmp_path / "untidy"))
+    kinds = [finding["kind"] for finding in json.loads((run / "data.json").read_text())["val"]["findings"]]
+    assert kinds == ["category records repeated", "file names", "sizes of images"]
+    assert training.equal(*(training.weights(path / "model.safetensors") for path in (run, plain)))
+    assert training.results(run)["val/bbox/AP"] == training.results(plain)["val/bbox/AP"]
 
 
 def test_the_real_command_ends_with_one_line_and_code_1(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str
     assert files == [
         *(f"checkpoints/step_0000000{s}/{f}" for s in (4, 6) for f in ("model.safetensors", "training_state.pt")),
         "config.json",
+        "data.json",
         "detections.json",
         "detections.png",
         "eval/step_00000004.json",

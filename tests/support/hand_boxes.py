@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from analysis.statistics.coco_columns import FoundBoxes, GroundTruth, columns_to_detections
+from tests.support.truths import truth_of
 
 IMAGES = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]}
 
@@ -33,7 +34,7 @@ def by_hand() -> tuple[GroundTruth, FoundBoxes]:
         box(1, 2, [0, 50, 10, 10]),
         box(2, 1, [0, 0, 10, 10]),
     ]
-    truth = GroundTruth.from_coco(IMAGES | {"annotations": [*boxes, box(1, 1, [100, 100, 40, 40], crowd=1)]})
+    truth = truth_of(IMAGES | {"annotations": [*boxes, box(1, 1, [100, 100, 40, 40], crowd=1)]})
     found = detections(
         truth,
         (1, 1, [0, 0, 10, 9], 0.9),  # finds the first box

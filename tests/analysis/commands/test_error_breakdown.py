@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis.statistics.coco_columns import GroundTruth
 from analysis.statistics.duplicates import count_duplicates
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 from tests.support.commands import run_command
 from tests.support.hand_boxes import coco_detections, two_stages
 from tests.support.runs import make_evaluated_run, make_run
+from tests.support.truths import truth_of
 
 
 def test_the_command_for_one_run_and_for_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +36,7 @@ def test_the_command_for_one_run_and_for_two(tmp_path: Path, capsys: pytest.Capt
     assert "Whether they really differ" not in out
     assert "contribution" not in out
     assert "score of at least 0.5" in out
-    truth = GroundTruth.from_coco(coco)
+    truth = truth_of(coco)
     count = count_duplicates(truth, coco_detections(truth, found), 0.5)
     assert count.num_duplicates > 5
     numbers = [count.num_detections, count.num_true, count.num_duplicates, count.num_others]

@@ -19,11 +19,11 @@ from analysis.statistics.breakdown import (
     contributions,
     largest_overlaps,
 )
-from analysis.statistics.coco_columns import GroundTruth
 from analysis.statistics.duplicates import DuplicateCounts, removed_percent
 from analysis.statistics.matching import match
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
 from tests.support.hand_boxes import IMAGES, box, by_hand, coco_detections, detections, two_stages
+from tests.support.truths import truth_of
 
 
 def test_counts_and_overlaps_of_images() -> None:
@@ -31,14 +31,14 @@ def test_counts_and_overlaps_of_images() -> None:
     assert boxes_per_image(truth).tolist() == [3, 1]
     assert largest_overlaps(truth).tolist() == [0, 0]
     boxes = [box(1, 1, [0, 0, 10, 10]), box(1, 2, [5, 0, 10, 10]), box(1, 1, [0, 8, 10, 10]), box(2, 1, [0, 0, 9, 9])]
-    truth = GroundTruth.from_coco(IMAGES | {"annotations": [*boxes, box(2, 1, [0, 0, 9, 9], crowd=1)]})
+    truth = truth_of(IMAGES | {"annotations": [*boxes, box(2, 1, [0, 0, 9, 9], crowd=1)]})
     np.testing.assert_allclose(largest_overlaps(truth), [50 / 150, 0])
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_are_what_pycocotools_gives_for_them(seed: int) -> None:
     coco, found = random_coco(seed)
-    truth = GroundTruth.from_coco(coco)
+    truth = truth_of(coco)
     own = coco_detections(truth, found)
     precision = pycocotools_precision(coco, found)
     for index, part in enumerate(by_size(truth, own), start=1):
@@ -80,7 +80,7 @@ def test_stages(tmp_path: Path) -> None:
 def test_contributions_of_classes_by_hand() -> None:
     categories = [*IMAGES["categories"], {"id": 3, "name": "no box"}]
     boxes = [box(1, 1, [0, 0, 10, 10]), box(1, 1, [50, 0, 10, 10]), box(2, 2, [0, 0, 10, 10])]
-    truth = GroundTruth.from_coco(IMAGES | {"categories": categories, "annotations": boxes})
+    truth = truth_of(IMAGES | {"categories": categories, "annotations": boxes})
     both_a = detections(truth, (1, 1, [0, 0, 10, 10], 0.9), (1, 1, [50, 0, 10, 10], 0.8))
     one_a_and_b = detections(truth, (1, 1, [0, 0, 10, 10], 0.9), (2, 2, [0, 0, 10, 10], 0.8))
     classes = [by_class(truth, AveragePrecision(match(truth, own))) for own in (both_a, one_a_and_b)]
@@ -93,7 +93,7 @@ def test_contributions_of_classes_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_contributions_add_up_to_the_difference(seed: int) -> None:
     coco, found = random_coco(seed)
-    truth = GroundTruth.from_coco(coco)
+    truth = truth_of(coco)
     both = [AveragePrecision(match(truth, coco_detections(truth, own))) for own in (found, found[::2])]
     added = contributions(*(by_class(truth, precision) for precision in both))
     assert len(added) == 3
@@ -109,7 +109,7 @@ def test_a_class_without_ap_contributes_nothing_and_is_not_counted() -> None:
 
 def test_removed_duplicates_by_hand() -> None:
     coco, records = two_stages()
-    truth = GroundTruth.from_coco(coco)
+    truth = truth_of(coco)
     first, last = by_stage(truth, [coco_detections(truth, stage) for stage in records], 0.3)
     # Above the score: 1 duplicate for 1 box found, then 3 for 4; in the crowded image nothing, then 1 for 2.
     assert first.above_score == (DuplicateCounts(2, 1, 1, 0), DuplicateCounts(0, 0, 0, 0), DuplicateCounts(2, 1, 1, 0))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from analysis.statistics.coco_columns import (
-    GroundTruth,
     load_detections,
     load_ground_truth,
 )
@@ -17,6 +16,7 @@ from sparse_rcnn.rundir.reader import Run
 from tests.support.coco_numbers import random_coco
 from tests.support.compared_runs import Suite, make_compared_runs
 from tests.support.hand_boxes import coco_detections
+from tests.support.truths import truth_of
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_annotations_are_found_above_the_run_or_given(suite: Suite, tmp_path
 
 def test_only_the_first_images_by_id_are_evaluated() -> None:
     coco, _ = random_coco(4)
-    truth = GroundTruth.from_coco(coco, num_images=3)
+    truth = truth_of(coco, num_images=3)
     first = sorted(image["id"] for image in coco["images"])[:3]
     assert truth.image_ids.tolist() == first
     assert len(truth.areas) == sum(record["image_id"] in first for record in coco["annotations"])
@@ -50,7 +50,7 @@ def test_only_the_first_images_by_id_are_evaluated() -> None:
 
 def test_detections_that_do_not_fit_are_refused() -> None:
     coco, found = random_coco(4)
-    truth = GroundTruth.from_coco(coco)
+    truth = truth_of(coco)
     with pytest.raises(UserError, match=r"detections of image 999, which the annotations lack: give .*--annotations"):
         coco_detections(truth, [found[0] | {"image_id": 999}])
     with pytest.raises(UserError, match="detections of category 2, which"):

@@ -12,10 +12,11 @@ from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.coco_columns import FoundBoxes, GroundTruth, columns_to_detections
 from analysis.statistics.matching import AREAS, box_ious, match
 from tests.support.coco_numbers import mean_of, pycocotools_precision, random_coco
+from tests.support.truths import truth_of
 
 
 def columns(coco: dict[str, Any], records: list[dict[str, Any]]) -> tuple[GroundTruth, FoundBoxes]:
-    truth = GroundTruth.from_coco(coco)
+    truth = truth_of(coco)
     values = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
     return truth, columns_to_detections(truth, values, "detections")
 

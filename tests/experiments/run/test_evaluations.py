@@ -18,11 +18,23 @@ def test_the_numbers_at_300_are_those_of_an_evaluation_at_300(backend: str, num_
     table = random_table(ground_truth, num_detections)
     assert (largest_group(table) > 100) == (num_detections > 1000)
     evaluation = evaluate_stages([table], CocoEvaluator(CocoGroundTruth(ground_truth), backend), True)
-    expected = evaluate_detections(ground_truth, table.to_coco(), "pycocotools", MAX_DETS_300)
-    assert list(evaluation.max_dets_300.summary) == list(expected.summary)
-    assert evaluation.max_dets_300.summary == pytest.approx(expected.summary, abs=1e-12)
-    assert evaluation.max_dets_300.max_dets == MAX_DETS_300
+    expected = evaluate_detections(ground_truth, table.to_coco(), "pycocotools", (1, 10, MAX_DETS_300))
+    assert list(evaluation.wider[300].summary) == list(expected.summary)
+    assert evaluation.wider[300].summary == pytest.approx(expected.summary, abs=1e-12)
+    assert evaluation.wider[300].max_dets == (1, 10, 300)
     assert evaluation.backend == "pycocotools"
+
+
+def test_any_other_limits_are_evaluated_beside_100_and_300() -> None:
+    ground_truth = cats_and_dogs(2, boxes_per_image=20)
+    table = random_table(ground_truth, 1500)
+    evaluator = CocoEvaluator(CocoGroundTruth(ground_truth), "pycocotools")
+    evaluation = evaluate_stages([table], evaluator, True, max_dets=[1, 10, 50, 1000])
+    assert list(evaluation.wider) == [50, 300, 1000]
+    for number in (50, 1000):
+        expected = evaluate_detections(ground_truth, table.to_coco(), "pycocotools", (1, 10, number)).summary
+        assert evaluation.wider[number].summary == pytest.approx(expected, abs=1e-12)
+        assert evaluation.flat()[f"val/bbox_maxdets{number}/AR{number}"] == expected[f"AR{number}"]
 
 
 def test_the_largest_group_is_counted_per_image_and_class() -> None:

@@ -184,7 +184,7 @@ def test_all_faults_of_a_file_are_found_at_once(tmp_path):
     assert errors == [
         ("no name", 1), ("annotations of unknown categories", 1), ("boxes malformed", 1), ("boxes without area", 3)
     ]  # fmt: skip
-    with pytest.raises(DataError, match=r"category id 44 has no 'name'; 3 other kinds of faults follow$"):
+    with pytest.raises(DataError, match=r"category id 44 has no 'name' \(and 3 other kinds of fault\)$"):
         coco.raise_errors()
 
 

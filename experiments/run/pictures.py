@@ -1,0 +1,151 @@
+"""The pictures of a training's data sets, looked at before the run exists: no fault comes to light after hours."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sparse_rcnn.data.annotated_images import image_name, note_unreadable
+from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.data.findings import DataWarning, counted, shortened
+from sparse_rcnn.data.picture_check import find_problems, picture_paths, shared_files
+from sparse_rcnn.distributed import World
+from sparse_rcnn.rundir.json_files import read_object
+
+MANY = 2000  # pictures, from which on the check shows its progress
+
+COUNTED, WIDE = 100, 300  # detections of a class in an image that are always evaluated
+
+DataSets = dict[str, CocoDetection]
+
+
+def readable_pictures(sets: DataSets, world: World) -> DataSets:
+    """The data sets without pictures that cannot be read, where these may be skipped; all processes together.
+
+    Rank 0 reads the headers and the ends of all files.
+
+    Raises:
+        DataError: a picture cannot be read and ``skip_unreadable`` is not set; names the first.
+    """
+    found: dict[str, dict[int, str]] = {}
+    with world.together():
+        if world.is_main:
+            found = {split: _problems(dataset, split) for split, dataset in sets.items()}
+    found = world.broadcast(found)
+    with world.together():
+        return {split: _without(dataset, found[split]) for split, dataset in sets.items()}
+
+
+def as_recorded(sets: DataSets, record: Mapping[str, Any]) -> DataSets:
+    """The data sets without the pictures that a run was begun without, so that its order of pictures goes on."""
+    result = {}
+    for split, dataset in sets.items():
+        left_out = set(record.get(split, {}).get("left_out_image_ids", []))
+        result[split] = dataset.without_images([i for i, n in enumerate(dataset.image_ids) if n in left_out])
+    return result
+
+
+def record_of(before: DataSets, sets: DataSets) -> dict[str, Any]:
+    """The record of data sets for a run directory: findings, and the images left out because of their pictures.
+
+    Args:
+        before: the data sets with the pictures that were left out.
+        sets: those that are trained on.
+    """
+    return {
+        split: {
+            "annotations": str(dataset.annotations_path),
+            "images": str(dataset.images_path),
+            "num_images": len(dataset),
+            "categories": dataset.categories,
+            "num_objects": int(dataset.num_objects.sum()),
+            "left_out_image_ids": sorted(set(before[split].image_ids) - set(dataset.image_ids)),
+            "findings": [finding.to_json() for finding in dataset.coco.findings],
+        }
+        for split, dataset in sets.items()
+    }
+
+
+def read_record(path: Any) -> dict[str, Any]:
+    """The record of a run directory; empty where there is none (a run from before it was kept)."""
+    return read_object(path) if path.is_file() else {}
+
+
+def warn_of_shared_pictures(sets: DataSets) -> None:
+    """A word on pictures that are trained on and evaluated on, unless both sets are the same on purpose."""
+    train, val = sets["train"], sets["val"]
+    if train.annotations_path == val.annotations_path:
+        return
+    shared = shared_files(picture_paths(train.coco, train.images_path), picture_paths(val.coco, val.images_path))
+    if shared:
+        warnings.warn(
+            f"{counted(len(shared), 'picture')} of {val.annotations_path} "
+            f"{'is' if len(shared) == 1 else 'are'} in {train.annotations_path} too ({shortened(shared, 3)}): what is "
+            "evaluated on was trained on",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def warn_of_crowds(sets: DataSets, num_proposals: int, max_dets: Sequence[int]) -> None:
+    """A word on images of more objects than there are proposals, or than the evaluation counts of a class."""
+    for dataset in sets.values():
+        if (crowded := crowded_images(dataset, num_proposals)) is not None:
+            warnings.warn(crowded, DataWarning, stacklevel=2)
+    val = sets["val"]
+    largest = largest_class(val)
+    if largest > COUNTED:
+        wider = min((n for n in (*max_dets, WIDE) if n >= largest), default=None)
+        advice = (
+            f"eval.max_dets=[{COUNTED},{WIDE},{largest}] adds the numbers at {largest}"
+            if wider is None
+            else f"the numbers at {wider} are under val/bbox_maxdets{wider}"
+        )
+        warnings.warn(
+            f"{val.annotations_path}: an image has {largest} objects of one class, and COCO's AP counts {COUNTED} "
+            f"detections of a class in an image; {advice}",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
+def crowded_images(dataset: CocoDetection, num_proposals: int) -> str | None:
+    """The words for images with more objects than there are proposals; None where there are none."""
+    crowded = np.flatnonzero(dataset.num_objects > num_proposals)
+    if not len(crowded):
+        return None
+    first, most = image_name(dataset.coco, int(crowded[0])), dataset.num_objects.max()
+    return (
+        f"{dataset.annotations_path}: {counted(len(crowded), 'image')} of {len(dataset)} with more objects than "
+        f"num_proposals={num_proposals} (up to {most}; the first is {first}): not all can be found; raise num_proposals"
+    )
+
+
+def largest_class(dataset: CocoDetection) -> int:
+    """The largest number of objects of one class in one image, crowds not counted."""
+    coco = dataset.coco
+    groups = coco.image_indices * max(1, len(coco.categories)) + coco.labels
+    return int(np.bincount(groups[~coco.is_crowd], minlength=1).max())
+
+
+def _problems(dataset: CocoDetection, split: str) -> dict[int, str]:
+    from tqdm import tqdm
+
+    hidden = True if len(dataset) < MANY else None  # None: only where stderr is no terminal
+    with tqdm(total=len(dataset), desc=f"pictures of {split}", unit="img", disable=hidden, file=sys.stderr) as bar:
+        return find_problems(dataset.coco, dataset.images_path, bar.update)
+
+
+def _without(dataset: CocoDetection, problems: dict[int, str]) -> CocoDetection:
+    if not problems:
+        return dataset
+    findings = dataset.coco.findings
+    number = len(findings)
+    note_unreadable(dataset.coco, dataset.images_path, problems, dataset.skip_unreadable)
+    findings.raise_errors()
+    findings.warn(number)
+    return dataset.without_images(problems)
