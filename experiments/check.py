@@ -15,6 +15,7 @@ from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_c
 from experiments.config import schema
 from experiments.config.rows import compose_row
 from experiments.sweep import hydra_plugins
+from sparse_rcnn.data.findings import counted
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts, value_text
 from sparse_rcnn.rundir.identity import compared_config
@@ -39,7 +40,15 @@ baseline, which rows are equal, and what each costs:
              Heads are slower than their FLOPs say: expect too few hours for 12 stages or 500 proposals, too many for
              one stage. For other GPUs and for small models give another rate.
 
-Exit code 1 where a row does not compose or build; the others are shown."""
+Exit code 1 where a row does not compose or build; the others are shown.
+
+With data=... or data.KEY=... among the overrides, the data are checked in place of the rows: all annotations are read,
+all pictures decoded, and everything found is listed: missing and broken pictures, pictures of another size than their
+record, boxes in another format, dropped or clipped, classes without boxes, crowds, pictures in train and in val.
+
+  python -m experiments.check recipe=photos data.train.annotations=JSON data.train.images=DIR data.val...
+
+Exit code 1 where there is a fault that a training would end with."""
 
 schema.register()
 hydra_plugins.register()
@@ -106,14 +115,20 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
 
 def _check(args: argparse.Namespace, conf_dir: Path) -> None:
     recipes, overrides = list(RECIPES) if args.recipe is None else [args.recipe], []
+    experiment = None
     for override in args.overrides:
         key, _, value = override.partition("=")
         if key == "experiment":
-            raise UserError("experiment: every row is checked; leave it out")
-        if key == "recipe":  # as experiments.train spells it
+            experiment = value
+        elif key == "recipe":  # as experiments.train spells it
             recipes = [value]
         else:
             overrides.append(override)
+    if any(is_data_override(override) for override in overrides):
+        _check_data(recipes[0] if args.recipe or len(recipes) == 1 else "mini", experiment, overrides, conf_dir)
+        return
+    if experiment is not None:
+        raise UserError("experiment: every row is checked; leave it out")
     failed = []
     for recipe in recipes:
         rows = check_rows(recipe, overrides, conf_dir)
@@ -121,6 +136,23 @@ def _check(args: argparse.Namespace, conf_dir: Path) -> None:
         failed += [f"{row.name} (recipe={recipe})" for row in rows if row.error is not None]
     if failed:
         raise UserError(f"{len(failed)} rows do not compose or build, see above: {', '.join(failed)}")
+
+
+def is_data_override(override: str) -> bool:
+    """Whether an override is of the data."""
+    return override.lstrip("+").partition("=")[0].split(".")[0] == "data"
+
+
+def _check_data(recipe: str, experiment: str | None, overrides: Sequence[str], conf_dir: Path) -> None:
+    config = compose_row(recipe, experiment or BASELINE, overrides, conf_dir, stand_ins=False)
+    from experiments.run.data_report import check_data, num_faults, print_report
+    from experiments.run.embedded_data import ensure_data
+
+    ensure_data(config)
+    reports = check_data(config)
+    print_report(reports)
+    if number := num_faults(reports):
+        raise UserError(f"{counted(number, 'kind')} of fault in the data, see above")
 
 
 def check_rows(

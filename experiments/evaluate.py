@@ -127,7 +127,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
         excluded_categories=job.excluded_categories,
         skip_unreadable=args.skip_unreadable,
     )
-    if not dataset.num_objects.any():
+    if not dataset.coco.num_objects.any():
         command = "python -m experiments.predict PATH --annotations JSON --images DIR --out DIR"
         raise DataError(f"{no_boxes(dataset.coco, 'score')}; {command} writes the detections of such a set")
     with world.together():

@@ -115,7 +115,7 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
         for split, transform in (("train", "train"), ("val", "eval"))
     )
     for dataset, purpose in ((train, "learn from"), (val, "score")):
-        if not dataset.num_objects.any():
+        if not dataset.coco.num_objects.any():
             raise no_boxes(dataset.coco, purpose)
     val = val.in_label_space_of(train.categories, str(train.annotations_path))
     if data["num_classes"] not in (None, train.num_classes):

@@ -34,8 +34,10 @@ class PlainRow:
     has_user_data: bool
 
 
-def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path = CONF_DIR) -> dict[str, Any]:
-    """The validated configuration of a row; paths of data that only the user knows get a stand-in.
+def compose_row(
+    recipe: str, name: str, overrides: Sequence[str], conf_dir: Path = CONF_DIR, stand_ins: bool = True
+) -> dict[str, Any]:
+    """The validated configuration of a row; paths of data that only the user knows get a stand-in if asked for.
 
     Raises:
         UserError, Hydra's and OmegaConf's errors: as for experiments.train.
@@ -48,7 +50,8 @@ def compose_row(recipe: str, name: str, overrides: Sequence[str], conf_dir: Path
     schema.register()
     with initialize_config_dir(str(conf_dir.resolve()), **version_base()):
         cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
-    fill_missing(cfg.data)
+    if stand_ins:
+        fill_missing(cfg.data)
     return validate(cfg)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparse_rcnn.data.annotated_images import image_name, note_unreadable
+from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import DataWarning, counted, shortened
 from sparse_rcnn.data.picture_check import find_problems, picture_paths, shared_files
@@ -62,7 +63,7 @@ def record_of(before: DataSets, sets: DataSets) -> dict[str, Any]:
             "images": str(dataset.images_path),
             "num_images": len(dataset),
             "categories": dataset.categories,
-            "num_objects": int(dataset.num_objects.sum()),
+            "num_objects": int(dataset.coco.num_objects.sum()),
             "left_out_image_ids": sorted(set(before[split].image_ids) - set(dataset.image_ids)),
             "findings": [finding.to_json() for finding in dataset.coco.findings],
         }
@@ -94,7 +95,7 @@ def warn_of_shared_pictures(sets: DataSets) -> None:
 def warn_of_crowds(sets: DataSets, num_proposals: int, max_dets: Sequence[int]) -> None:
     """A word on images of more objects than there are proposals, or than the evaluation counts of a class."""
     for dataset in sets.values():
-        if (crowded := crowded_images(dataset, num_proposals)) is not None:
+        if (crowded := crowded_images(dataset.coco, num_proposals)) is not None:
             warnings.warn(crowded, DataWarning, stacklevel=2)
     val = sets["val"]
     largest = largest_class(val)
@@ -113,14 +114,14 @@ def warn_of_crowds(sets: DataSets, num_proposals: int, max_dets: Sequence[int]) 
         )
 
 
-def crowded_images(dataset: CocoDetection, num_proposals: int) -> str | None:
+def crowded_images(coco: CocoAnnotations, num_proposals: int) -> str | None:
     """The words for images with more objects than there are proposals; None where there are none."""
-    crowded = np.flatnonzero(dataset.num_objects > num_proposals)
+    crowded = np.flatnonzero(coco.num_objects > num_proposals)
     if not len(crowded):
         return None
-    first, most = image_name(dataset.coco, int(crowded[0])), dataset.num_objects.max()
+    first, most = image_name(coco, int(crowded[0])), coco.num_objects.max()
     return (
-        f"{dataset.annotations_path}: {counted(len(crowded), 'image')} of {len(dataset)} with more objects than "
+        f"{coco.source}: {counted(len(crowded), 'image')} of {len(coco.image_ids)} with more objects than "
         f"num_proposals={num_proposals} (up to {most}; the first is {first}): not all can be found; raise num_proposals"
     )
 

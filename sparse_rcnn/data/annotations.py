@@ -65,6 +65,11 @@ class CocoAnnotations:
     def class_names(self) -> list[str]:
         return [category["name"] for category in self.categories]
 
+    @property
+    def num_objects(self) -> NDArray[np.int64]:
+        """(N,) the boxes of each image, without crowd boxes."""
+        return np.bincount(self.image_indices[~self.is_crowd], minlength=len(self.image_ids))
+
     def with_boxes(self, kept: NDArray[np.bool_]) -> CocoAnnotations:
         """The same with some of the annotations."""
         columns = ("annotation_ids", "image_indices", "labels", "boxes_xywh_abs", "areas", "is_crowd")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -135,11 +134,6 @@ class CocoDetection(Dataset[Sample]):
         result._cache = None if self._cache is None else {}
         result._use(coco)
         return result
-
-    @property
-    def num_objects(self) -> NDArray[np.int64]:
-        """(N,) the boxes of each image, without crowd boxes."""
-        return np.diff(self._starts)
 
     @property
     def class_names(self) -> list[str]:

@@ -103,6 +103,10 @@ class _Listing:
             if self.holds(candidate):
                 return candidate, kind
         for candidate, _ in [(name, ""), *_candidates(name)]:
+            for unicode_form in ("NFC", "NFD"):
+                other = unicodedata.normalize(unicode_form, candidate)
+                if other != candidate and self.holds(other):
+                    return other, "in another Unicode form"
             parent, last = os.path.split(candidate)
             for form, kind in ((_nfc, "in another Unicode form"), (_folded, "in another case")):
                 same = self._by_form(os.path.join(self.folder, parent), form.__name__).get(form(last), [])

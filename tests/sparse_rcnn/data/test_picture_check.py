@@ -1,0 +1,83 @@
+"""Files that are broken, cut off or of another size are found without decoding good ones."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparse_rcnn.data.image_headers import ends_whole, read_header
+from sparse_rcnn.data.picture_check import decode_all, find_problems, in_both
+from tests.support.coco_files import dataset, small_set
+
+FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
+
+
+def encoded(format: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=format)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_cut_off_is_found_in_every_format(tmp_path, format, whole):
+    content, path = encoded(format), tmp_path / "picture"
+    path.write_bytes(content)
+    header = read_header(path, whole)
+    assert header.problem is None
+    assert header.stored_size_hw == (40, 60)
+    for kept in (len(content) // 2, len(content) - 40):
+        path.write_bytes(content[:kept])
+        problem = read_header(path, whole).problem
+        assert problem is not None
+        assert "cannot be read as an image" in problem
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_a_whole_file_of_a_common_format_need_not_be_decoded(tmp_path, format):
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(format))
+    assert ends_whole(path, format)
+    path.write_bytes(encoded(format) + b"maker's notes")
+    assert ends_whole(path, format)
+
+
+def corrupt(path: Any) -> None:
+    """Break the beginning of the pixels of a PNG; the ends of the file stay as they are."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 4
+    content[start : start + 20] = bytes(20)
+    path.write_bytes(bytes(content))
+
+
+def test_the_cheap_check_and_the_thorough_one(tmp_path):
+    data = dataset(tmp_path, small_set())
+    folder = tmp_path / "images"
+    counts: list[int] = []
+    assert find_problems(data.coco, folder, counts.append) == {}
+    assert sum(counts) == 3
+    corrupt(folder / "5.png")
+    Image.new("RGB", (60, 41)).save(folder / "9.png")
+    (folder / "70.png").unlink()
+    cheap = find_problems(data.coco, folder)
+    assert cheap == {
+        1: "is 41 x 60 pixels (height x width), its record says 40 x 60",
+        2: "does not exist",
+    }
+    problems, _ = decode_all(data.coco, folder)
+    assert problems.keys() == {0, 1, 2}
+    assert "cannot be read as an image" in problems[0]
+    assert {i: problems[i] for i in (1, 2)} == cheap
+
+
+def test_equal_pictures_are_found_by_their_content(tmp_path):
+    data = dataset(tmp_path, small_set())
+    (tmp_path / "images" / "9.png").write_bytes((tmp_path / "images" / "70.png").read_bytes())
+    _, files = decode_all(data.coco, tmp_path / "images")
+    assert sorted(files.values()) == [[0], [1, 2]]
+    assert in_both(files, {next(digest for digest, who in files.items() if who == [0]): [5]}) == [(0, 5)]
