@@ -53,10 +53,14 @@ def read_header(path: str | Path | BinaryIO, whole: bool = False) -> ImageHeader
     try:
         with Image.open(path) as file:
             width, height = file.size
-            is_turned = exif_orientation(file) in (5, 6, 7, 8)
-            if whole or not ends_whole(path, file.format):
+            ends = read_ends(path)
+            is_decoded = whole or not ends_whole(ends, file.format)
+            if is_decoded:
                 file.draft(file.mode, (max(1, width // 8), max(1, height // 8)))
                 file.load()
+            # Pillow decodes a PNG in search of an orientation that may come after the pixels.
+            has_orientation = is_decoded or file.format != "PNG" or "exif" in file.info or b"eXIf" in ends.tail
+            is_turned = has_orientation and exif_orientation(file) in (5, 6, 7, 8)
     except FileNotFoundError:
         return ImageHeader((0, 0), False, "does not exist")
     # Decoders fail in every way there is: OSError, SyntaxError, ValueError, struct.error, IndexError ...
@@ -66,23 +70,40 @@ def read_header(path: str | Path | BinaryIO, whole: bool = False) -> ImageHeader
     return ImageHeader((height, width), is_turned, None)
 
 
-def ends_whole(path: str | Path | BinaryIO, format: str | None) -> bool:
-    """Whether the file of a picture ends as its format asks for; False where that cannot be said."""
+@dataclass(frozen=True)
+class FileEnds:
+    """The size of a file in bytes, its first bytes, and the last as ``tail``."""
+
+    size: int
+    start: bytes
+    tail: bytes
+
+
+def read_ends(path: str | Path | BinaryIO) -> FileEnds:
+    """The ends of a file, or of an open one, which stays where it is."""
     if not isinstance(path, (str, Path)):
-        return False
+        place = path.tell()
+        path.seek(0)
+        content = path.read()
+        path.seek(place)
+        return FileEnds(len(content), content[:12], content[-TAIL:])
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(12)
         file.seek(max(0, size - TAIL))
-        tail = file.read()
+        return FileEnds(size, start, file.read())
+
+
+def ends_whole(ends: FileEnds, format: str | None) -> bool:
+    """Whether the file of a picture ends as its format asks for; False where that cannot be said."""
     if format == "JPEG":
-        return b"\xff\xd9" in tail
+        return b"\xff\xd9" in ends.tail
     if format == "PNG":
-        return b"IEND" in tail
+        return b"IEND" in ends.tail
     if format == "WEBP":
-        return size >= 8 + int.from_bytes(start[4:8], "little")
+        return ends.size >= 8 + int.from_bytes(ends.start[4:8], "little")
     if format == "BMP":
-        return size >= int.from_bytes(start[2:6], "little") > 0
+        return ends.size >= int.from_bytes(ends.start[2:6], "little") > 0
     return False
 
 

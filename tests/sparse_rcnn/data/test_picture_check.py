@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparse_rcnn.data.image_headers import ends_whole, read_header
+from sparse_rcnn.data.image_headers import ends_whole, read_ends, read_header
 from sparse_rcnn.data.picture_check import decode_all, find_problems, in_both
 from tests.support.coco_files import dataset, small_set
 
@@ -42,9 +42,26 @@ def test_a_file_cut_off_is_found_in_every_format(tmp_path, format, whole):
 def test_a_whole_file_of_a_common_format_need_not_be_decoded(tmp_path, format):
     path = tmp_path / "picture"
     path.write_bytes(encoded(format))
-    assert ends_whole(path, format)
+    assert ends_whole(read_ends(path), format)
     path.write_bytes(encoded(format) + b"maker's notes")
-    assert ends_whole(path, format)
+    assert ends_whole(read_ends(path), format)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_orientation_of_a_png_may_come_before_or_after_the_pixels(tmp_path, late):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.new("RGB", (60, 40)).save(path, exif=exif)
+    content = path.read_bytes()
+    if late:  # move the chunk: length, name, content and checksum
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        last = content.index(b"IEND") - 4
+        chunk = content[start:end]
+        parts = (content[:start], content[end:last]) if end <= last else (content[:last], b"")
+        path.write_bytes(parts[0] + parts[1] + chunk + content[last:])
+    assert read_header(path).upright_size_hw == (60, 40)
 
 
 def corrupt(path: Any) -> None:
