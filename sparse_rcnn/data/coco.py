@@ -16,7 +16,9 @@ from torchvision import tv_tensors
 
 from sparse_rcnn.data.annotations import read_annotations
 from sparse_rcnn.data.image import read_image
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS
 from sparse_rcnn.errors import DataError
+from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
 
 
 def stable_seed(*parts: int) -> int:
@@ -51,6 +53,7 @@ class CocoDetection(Dataset[Sample]):
         max_images: keep so many images, the first by id; None keeps all.
         cache_images: keep every decoded image in memory, in each loader process: for data sets that are small and
             seen many times.
+        pixel_range, max_megapixels: see ``read_image``.
 
     Raises:
         DataError: the file is invalid or images are missing.
@@ -65,6 +68,8 @@ class CocoDetection(Dataset[Sample]):
         seed: int,
         max_images: int | None = None,
         cache_images: bool = False,
+        pixel_range: PixelRange = AUTO,
+        max_megapixels: float | None = MAX_MEGAPIXELS,
     ) -> None:
         if max_images is not None and max_images < 1:
             raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
@@ -73,6 +78,7 @@ class CocoDetection(Dataset[Sample]):
         self.annotations_path, self.images_path = Path(annotations), Path(images)
         self.transforms, self.drop_degenerate_boxes = transforms, drop_degenerate_boxes
         self.seed, self.max_images = seed, max_images
+        self.pixel_range, self.max_megapixels = checked_pixel_range(pixel_range), max_megapixels
         self._cache: dict[int, tv_tensors.Image] | None = {} if cache_images else None
 
         coco = read_annotations(annotations, drop_degenerate_boxes)
@@ -133,7 +139,13 @@ class CocoDetection(Dataset[Sample]):
     def _image(self, index: int, size_hw: tuple[int, int]) -> tv_tensors.Image:
         if self._cache is not None and index in self._cache:
             return self._cache[index].clone()  # a sample is its reader's to change
-        image = read_image(self.images_path / self.file_names[index], self.image_ids[index], size_hw)
+        image = read_image(
+            self.images_path / self.file_names[index],
+            self.image_ids[index],
+            size_hw,
+            self.pixel_range,
+            self.max_megapixels,
+        )
         if self._cache is not None:
             self._cache[index] = image.clone()
         return image
