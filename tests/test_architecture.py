@@ -36,7 +36,7 @@ LAYERS = [
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
         "eval_mode", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
-        "data.deep_pictures", "data.pillow_files",
+        "data.deep_pictures", "data.pillow_files", "fonts",
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",

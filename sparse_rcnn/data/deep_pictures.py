@@ -20,7 +20,7 @@ from sparse_rcnn.pixel_range import AUTO, CHOICES, NAMED_RANGES, PixelRange
 
 Range = tuple[float, float]
 # TIFF tags and some of their values.
-BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339
+NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 254, 258, 262, 284, 339
 WHITE_IS_ZERO, ONE_PLANE, UNSIGNED, SIGNED = 0, 1, 1, 2
 J2K_START = b"\xff\x4f\xff\x51"  # of a JPEG 2000 codestream, whose first segment states the precision
 NUM_COLOURS = {"L": 1, "LA": 1, "CMYK": 4}  # the bands of a mode that are not alpha, 3 in all others
@@ -92,6 +92,8 @@ def samples_of(image: Image.Image, who: str) -> Samples | None:
 
 def _samples_of_tiff(own: Samples | None, rawmode: str, tags: Mapping[int, Any], who: str) -> Samples | None:
     num_bits, number = _first(tags.get(BITS_PER_SAMPLE), 1), _first(tags.get(SAMPLE_FORMAT), UNSIGNED)
+    if _first(tags.get(NEW_SUBFILE_TYPE), 0) & 1:
+        raise DataError(f"{who} begins with a preview, as raw files of cameras do; save the picture itself")
     if num_bits <= 8:
         if number == SIGNED:
             raise DataError(f"{who} has signed 8-bit integers, which Pillow takes for unsigned ones; save it unsigned")

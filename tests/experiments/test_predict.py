@@ -109,7 +109,7 @@ def test_what_the_command_refuses_before_it_writes(weights: str, tmp_path: Path)
     out = str(tmp_path / "out")
     for arguments, message in (
         ([weights, str(tmp_path / "nope"), "--out", out], "nope: there is no such image or folder"),
-        ([weights, str(tmp_path / "empty"), "--out", out], r"empty holds no images \(jpg, "),
+        ([weights, str(tmp_path / "empty"), "--out", out], "empty holds no picture: it is empty"),
         ([weights, str(image), "--out", str(image.parent)], "a.png would replace an input"),
         ([weights, str(image), "--out", str(tmp_path / "file")], "file is a file: give a folder"),
         ([str(tmp_path / "no.safetensors"), str(image), "--out", out], "no.safetensors: there is no such"),
