@@ -34,4 +34,4 @@ def checked_pixel_range(value: Any) -> PixelRange:
         numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high))
         if numbers and math.isfinite(low) and math.isfinite(high) and low < high:
             return low, high
-    raise UserError(f"pixel_range={value}: give {AUTO}, {CHOICES}, LOW below HIGH")
+    raise UserError(f"pixel_range must be {AUTO}, {CHOICES} with LOW below HIGH, got {value}")

@@ -91,8 +91,8 @@ def _why_unidentified(path: Path) -> str:
                 kinds = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
                 kind = kinds.get(tags.get(339, (1,))[0], "other")
                 return (
-                    f"a TIFF of {len(bits)} {'x ' if len(bits) > 1 else ''}{bits[0]}-bit {kind} samples a pixel, which "
-                    "Pillow does not read; save it with 8 bits a sample"
+                    f"a TIFF of {bits[0]}-bit {kind} samples, {len(bits)} a pixel, which Pillow does not read; save it "
+                    "with 8 bits a sample and at most 4 a pixel"
                 )
             except Exception:  # a TIFF that is damaged from the start on
                 pass
