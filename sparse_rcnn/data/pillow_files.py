@@ -13,7 +13,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from sparse_rcnn.errors import DataError
 
 MAX_MEGAPIXELS = 500.0
-"""About 20,000 x 25,000 pixels, of which reading takes some 4 GB of memory."""
+"""About 20,000 x 25,000 pixels, of which reading takes some 7 GB of memory."""
 
 TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 _own_limit = threading.local()
