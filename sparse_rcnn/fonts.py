@@ -187,10 +187,10 @@ def _own_font() -> str | None:
 @functools.cache
 def _bundled_fonts() -> Sequence[str]:
     """DejaVu Sans, which comes with matplotlib; found without importing that."""
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is None or spec.origin is None:
+    package = importlib.util.find_spec("matplotlib")
+    if package is None or package.origin is None:
         return ()
-    file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    file = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
     return (str(file),) if file.is_file() else ()
 
 

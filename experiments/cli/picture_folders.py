@@ -97,7 +97,8 @@ def _describe(folder: Path, others: list[Path], hidden: list[Path]) -> str:
         parts.append(f"{_files_of(others)} that Pillow does not know ({', '.join(kinds)}{more}; the first is {first})")
     if hidden:
         name = hidden[0].relative_to(folder)
-        parts.append(f"{len(hidden)} hidden files or folders (the first is {name})")
+        some = "1 hidden file or folder" if len(hidden) == 1 else f"{len(hidden)} hidden files or folders"
+        parts.append(f"{some} (the first is {name})")
     return " and ".join(parts)
 
 

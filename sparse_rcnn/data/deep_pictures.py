@@ -21,6 +21,7 @@ from sparse_rcnn.pixel_range import AUTO, CHOICES, NAMED_RANGES, PixelRange
 Range = tuple[float, float]
 # TIFF tags and some of their values.
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 254, 258, 262, 284, 339
+SUB_IFDS = 330  # further pictures, of which the first one is a preview in the raw files of cameras
 WHITE_IS_ZERO, ONE_PLANE, UNSIGNED, SIGNED = 0, 1, 1, 2
 J2K_START = b"\xff\x4f\xff\x51"  # of a JPEG 2000 codestream, whose first segment states the precision
 NUM_COLOURS = {"L": 1, "LA": 1, "CMYK": 4}  # the bands of a mode that are not alpha, 3 in all others
@@ -92,7 +93,7 @@ def samples_of(image: Image.Image, who: str) -> Samples | None:
 
 def _samples_of_tiff(own: Samples | None, rawmode: str, tags: Mapping[int, Any], who: str) -> Samples | None:
     num_bits, number = _first(tags.get(BITS_PER_SAMPLE), 1), _first(tags.get(SAMPLE_FORMAT), UNSIGNED)
-    if _first(tags.get(NEW_SUBFILE_TYPE), 0) & 1:
+    if _first(tags.get(NEW_SUBFILE_TYPE), 0) & 1 and SUB_IFDS in tags:
         raise DataError(f"{who} begins with a preview, as raw files of cameras do; save the picture itself")
     if num_bits <= 8:
         if number == SIGNED:
@@ -136,7 +137,8 @@ def to_8_bits(
         return image
     if reopen is not None and samples.has_lower_bytes:
         values = _sixteen_bits(image, reopen)[..., :num_colours]
-        return Image.fromarray(_to_bytes(values, samples, pixel_range, who), "CMYK" if num_colours == 4 else "RGB")
+        pixels = _to_bytes(values, samples, pixel_range, who)
+        return Image.frombytes("CMYK" if num_colours == 4 else "RGB", image.size, pixels.tobytes())
     if pixel_range == AUTO:
         raise _unknown(samples, f"of at most {256 * largest + 255}", who)
     raise DataError(
@@ -249,7 +251,7 @@ def _first(value: Any, default: int) -> int:
 def _bits_of_jpeg2000(image: Image.Image) -> int | None:
     """The precision that the header states; None where the file is closed or has no such header."""
     file = getattr(image, "fp", None)
-    if file is None:
+    if file is None or getattr(file, "closed", False):
         return None
     position = file.tell()
     file.seek(0)

@@ -54,7 +54,7 @@ def test_folders_give_pictures_at_the_same_places_and_one_json(
         assert written(out) == ["a.bmp", "a.png", "b.gif.png", "deep/er/a.PNG", "detections.json"]
     printed = capsys.readouterr()
     left_aside = "left aside 1 file that Pillow does not know (1 .txt; the first is notes.txt) and 1 hidden "
-    assert f"note: {images}: {left_aside}files or folders (the first is .hidden.png)" in printed.err
+    assert f"note: {images}: {left_aside}file or folder (the first is .hidden.png)" in printed.err
     content = json.loads((out / "detections.json").read_text())
     num_detections = sum(len(record["scores"]) for record in content["images"])
     assert f"{num_detections} detections of at least 0 in 4 images" in printed.out

@@ -58,7 +58,7 @@ def test_what_is_left_aside_is_counted_and_named(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no picture, only 2 files that Pillow does not know \(2 .txt; the "):
         found(make(tmp_path / "a", "x.txt", "y.txt"))
-    with pytest.raises(UserError, match="holds no picture, only 1 hidden files or folders"):
+    with pytest.raises(UserError, match="holds no picture, only 1 hidden file or folder"):
         found(make(tmp_path / "b", ".x.png"))
     (tmp_path / "c").mkdir()
     with pytest.raises(UserError, match="c holds no picture: it is empty"):

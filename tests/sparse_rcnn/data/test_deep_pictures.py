@@ -82,6 +82,15 @@ def test_colours_of_which_pillow_keeps_the_upper_bytes(tmp_path: Path, content: 
     assert found.max() == pytest.approx(255, abs=1)
 
 
+def test_inks_of_sixteen_bits(tmp_path: Path) -> None:
+    inks = np.stack([RAMP, RAMP // 2, RAMP // 4, RAMP * 0], axis=-1)
+    expected = np.asarray(Image.frombytes("CMYK", (30, 20), (inks >> 4).astype(np.uint8).tobytes()).convert("RGB"))
+    with pytest.raises(DataError, match=UNKNOWN):
+        read(tmp_path, tiff_bytes(inks, photometric=5))
+    np.testing.assert_array_equal(read(tmp_path, tiff_bytes(inks, photometric=5), "uint12"), expected)
+    np.testing.assert_array_equal(read(tmp_path, tiff_bytes(inks * 16, photometric=5)), expected)
+
+
 def test_the_full_range_needs_no_word(tmp_path: Path) -> None:
     for content in (png_bytes(FULL), tiff_bytes(FULL), saved(Image.fromarray(FULL), "JPEG2000")):
         np.testing.assert_array_equal(read(tmp_path, content)[..., 1], FULL >> 8)
@@ -184,7 +193,7 @@ def test_white_may_be_zero(tmp_path: Path) -> None:
 def test_what_pillow_would_take_for_something_else_is_refused(tmp_path: Path) -> None:
     for content, message in (
         (tiff_bytes((RAMP >> 6).astype(np.int8)), "signed 8-bit integers"),
-        (tiff_bytes(FULL, tags=[(254, 1)]), "begins with a preview"),
+        (tiff_bytes(FULL, tags=[(254, 1), (330, 8)]), "begins with a preview"),
         (tiff_bytes(colours(RAMP), tags=[(284, 2)]), "16-bit samples in separate planes; save it interleaved"),
         (tiff_bytes(colours(RAMP).astype(np.float32)), "a TIFF of 32-bit floating-point samples, 3 a pixel, which"),
         (tiff_bytes(RAMP.astype(np.float64)), "a TIFF of 64-bit floating-point samples, 1 a pixel"),
