@@ -79,7 +79,8 @@ def _is_picture(path: Path, suffixes: set[str]) -> bool:
     if not path.is_file():
         return False
     try:
-        with without_pillow_limit(), Image.open(path, formats=SIGNED_FORMATS):
+        formats = [name for name in SIGNED_FORMATS if name in Image.OPEN]  # Pillow may be built without some
+        with without_pillow_limit(), Image.open(path, formats=formats):
             return True
     except Exception:  # decoders fail in every way there is
         return False

@@ -156,10 +156,8 @@ def _sixteen_bits(image: Image.Image, reopen: Callable[[], Image.Image]) -> npt.
         rawmode = _decoder(again)[1]
         # Two samples of two bytes, grey and alpha, are read as four of one.
         swapped = "RGBA" if rawmode.startswith("LA") else _other_byte_order(rawmode)
-        again.tile = [
-            type(tile)(*tile[:3], swapped if isinstance(tile[3], str) else (swapped, *tile[3][1:]))
-            for tile in again.tile
-        ]
+        tiles = [(*tile[:3], swapped if isinstance(tile[3], str) else (swapped, *tile[3][1:])) for tile in again.tile]
+        again.tile = [getattr(type(again.tile[0]), "_make", tuple)(tile) for tile in tiles]  # named since Pillow 11
         lower = np.asarray(again).astype(np.uint16)
     if rawmode.startswith("LA"):
         return np.repeat(np.bitwise_or(lower[..., :1] << 8, lower[..., 1:2]), 3, axis=2)
