@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
+from experiments.cli.picture_options import add_picture_options, max_megapixels_option, pixel_range_option
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.rundir import layout
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sparse_rcnn.detection_table import DetectionTable
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.distributed import World
+    from sparse_rcnn.pixel_range import PixelRange
 
 OPTIONS = {"skip_unreadable": "--skip-unreadable"}  # what a user types for the arguments that messages advise
 WIDE = 100  # detections an image that the COCO protocol counts
@@ -38,6 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     data.add_argument("--annotations", type=Path, metavar="JSON", help="COCO annotation file (default: the run's own)")
     data.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
     data.add_argument("--max-images", type=int, metavar="N", help="only the first N images by id")
+    add_picture_options(data)
     what = parser.add_argument_group("numbers")
     what.add_argument(
         "--backend", choices=("pycocotools", "hotcoco"), default="pycocotools",
@@ -78,6 +81,8 @@ class Job:
     max_images: int | None
     drop_degenerate_boxes: bool
     excluded_categories: Sequence[str | int]
+    pixel_range: PixelRange | None  # None: that of the model's card
+    max_megapixels: float | None
     batch_size: int
     num_workers: int
     precision: str
@@ -126,6 +131,8 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
         max_images=job.max_images,
         excluded_categories=job.excluded_categories,
         skip_unreadable=args.skip_unreadable,
+        pixel_range=card.pixel_range if job.pixel_range is None else job.pixel_range,
+        max_megapixels=job.max_megapixels,
     )
     if not dataset.coco.num_objects.any():
         command = "python -m experiments.predict PATH --annotations JSON --images DIR --out DIR"
@@ -210,6 +217,8 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         max_images=data.get("max_images") if args.max_images is None else args.max_images,
         drop_degenerate_boxes=config["data"]["drop_degenerate_boxes"] if config and own else True,
         excluded_categories=config["data"].get("excluded_categories", []) if config and own else [],
+        pixel_range=pixel_range_option(args),
+        max_megapixels=max_megapixels_option(args, config if own else None),
         batch_size=batch_size if args.batch_size is None else args.batch_size,
         num_workers=num_workers if args.num_workers is None else args.num_workers,
         precision=args.precision or (config["train"]["precision"] if config else "fp32"),

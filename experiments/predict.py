@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
+from experiments.cli.picture_folders import find_pictures
+from experiments.cli.picture_options import add_picture_options, max_megapixels_option, pixel_range_option
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
 
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
     from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.pixel_range import PixelRange
 
-READ_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
 
 
@@ -36,6 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="also draw the learned proposals and the boxes of every stage, in NAME.stages.*",
     )  # fmt: skip
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images read at once (8)")
+    add_picture_options(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add_trust_option(parser)
     return parser.parse_args(arguments)
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--score-threshold {args.score_threshold}: give a score within 0 and 1")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
+    pixel_range, max_megapixels = pixel_range_option(args), max_megapixels_option(args)
     pictures = plan_outputs(args.inputs, args.out)
     from experiments.cli.naming import init_world_on
     from sparse_rcnn.detector import SparseRCNN
@@ -57,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = SparseRCNN.from_pretrained(args.path, trusted)
     model.to(init_world_on(args.device, "--device").device)
     assert model.card is not None
-    records = list(predict_files(model, pictures, args))
+    pixel_range = model.card.pixel_range if pixel_range is None else pixel_range
+    records = list(predict_files(model, pictures, args, pixel_range, max_megapixels))
     num_unreadable = len(pictures) - len(records)
     if not records:
         raise UserError(f"none of the {len(pictures)} images could be read")
@@ -77,7 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{num_unreadable} of {len(pictures)} images could not be read, see the warnings")
 
 
-def predict_files(model: SparseRCNN, pictures: dict[Path, Path], args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def predict_files(
+    model: SparseRCNN,
+    pictures: dict[Path, Path],
+    args: argparse.Namespace,
+    pixel_range: PixelRange,
+    max_megapixels: float | None,
+) -> Iterator[dict[str, Any]]:
     """Detect in files, draw each picture and give what was found; warn of files that cannot be read."""
     from tqdm import tqdm
 
@@ -91,7 +102,7 @@ def predict_files(model: SparseRCNN, pictures: dict[Path, Path], args: argparse.
             images = {}
             for file in files[start : start + args.batch_size]:
                 try:
-                    images[file] = read_image(file)
+                    images[file] = read_image(file, pixel_range=pixel_range, max_megapixels=max_megapixels)
                 except DataError as error:
                     tqdm.write(f"warning: {error}", file=sys.stderr)
                     bar.update()
@@ -154,43 +165,31 @@ def plan_outputs(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """
     names: dict[Path, Path] = {}  # each file once, though it may be in several inputs
     for given in inputs:
-        for file in find_images(given, out):
+        pictures, left_aside = find_pictures(given, out)
+        if left_aside is not None:
+            print(f"note: {left_aside}", file=sys.stderr)
+        for file in pictures:
             name = file.relative_to(given) if given.is_dir() else Path(file.name)
             names.setdefault(Path(os.path.abspath(file)), name)
     if len({str(picture_name(name)).lower() for name in names.values()}) < len(names):
         common = os.path.commonpath([file.parent for file in names])
         names = {file: file.relative_to(common) for file in names}
-    pictures = {file: picture_name(name) for file, name in names.items()}
+    targets: dict[Path, Path] = {}
+    taken: set[str] = set()
+    for file, name in names.items():
+        target = picture_name(name)
+        while not taken.isdisjoint(both := {str(path).lower() for path in (target, stages_path(target))}):
+            target = target.with_name(target.name + ".png")  # a.gif beside a.gif.png
+        taken |= both
+        targets[file] = target
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: give a folder")
-    sources = {os.path.realpath(file) for file in pictures}
-    for picture in pictures.values():
+    sources = {os.path.realpath(file) for file in targets}
+    for picture in targets.values():
         for target in (picture, stages_path(picture)):
             if os.path.realpath(out / target) in sources:
                 raise UserError(f"--out {out}: {target} would replace an input: choose another folder")
-    return pictures
-
-
-def find_images(given: Path, out: Path) -> list[Path]:
-    """The file itself, or the images below a folder, sorted, without hidden ones and those below ``out``."""
-    if given.is_file():
-        return [given]
-    if not given.is_dir():
-        raise UserError(f"{given}: there is no such image or folder")
-    found, own = [], os.path.realpath(out)
-    for folder, subfolders, files in os.walk(given):
-        # Pictures of an earlier call are no input.
-        subfolders[:] = [
-            name
-            for name in subfolders
-            if not name.startswith(".") and os.path.realpath(os.path.join(folder, name)) != own
-        ]
-        found += [
-            Path(folder, name) for name in files if name.lower().endswith(READ_SUFFIXES) and not name.startswith(".")
-        ]
-    if not found:
-        raise UserError(f"folder {given} holds no images ({', '.join(s[1:] for s in READ_SUFFIXES)})")
-    return sorted(found)
+    return targets
 
 
 def picture_name(name: Path) -> Path:

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.architecture import TRUSTED_MODULES
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.image_detection import ImageInput, StagePredictions, predict, predict_stages
 from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.pixel_range import PixelRange
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput
@@ -121,19 +123,30 @@ class SparseRCNN(DetectorModule):
         return StageOutput(logits, boxes), features
 
     @overload
-    def predict(self, images: ImageInput, score_threshold: float = ..., batch_size: int = ...) -> Detections: ...
+    def predict(
+        self,
+        images: ImageInput,
+        score_threshold: float = ...,
+        batch_size: int = ...,
+        pixel_range: PixelRange | None = ...,
+        max_megapixels: float | None = ...,
+    ) -> Detections: ...
     @overload
     def predict(
         self,
         images: list[ImageInput] | tuple[ImageInput, ...],
         score_threshold: float = ...,
         batch_size: int = ...,
+        pixel_range: PixelRange | None = ...,
+        max_megapixels: float | None = ...,
     ) -> list[Detections]: ...
     def predict(
         self,
         images: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
         score_threshold: float = 0.0,
         batch_size: int = 8,
+        pixel_range: PixelRange | None = None,
+        max_megapixels: float | None = MAX_MEGAPIXELS,
     ) -> Detections | list[Detections]:
         """What is in an image: the P best detections, in its own pixels, on the CPU.
 
@@ -144,6 +157,9 @@ class SparseRCNN(DetectorModule):
                 a list of these.
             score_threshold: leave out what has a lower score.
             batch_size: images that go through the model at once, of a list.
+            pixel_range: of files and PIL images of more than 8 bits a sample (semantics.md#pixel-values); None is that
+                of the training.
+            max_megapixels: refuse larger files before their pixels are read; None refuses none.
 
         Returns:
             The detections of the image, or a list of them for a list.
@@ -153,15 +169,17 @@ class SparseRCNN(DetectorModule):
             UserError: no image, or a model without a card.
         """
         if isinstance(images, (list, tuple)):
-            return predict(self, images, score_threshold, batch_size)
-        return predict(self, [images], score_threshold, batch_size)[0]
+            return predict(self, images, score_threshold, batch_size, pixel_range, max_megapixels)
+        return predict(self, [images], score_threshold, batch_size, pixel_range, max_megapixels)[0]
 
-    def predict_stages(self, image: ImageInput) -> StagePredictions:
+    def predict_stages(
+        self, image: ImageInput, pixel_range: PixelRange | None = None, max_megapixels: float | None = MAX_MEGAPIXELS
+    ) -> StagePredictions:
         """The learned proposals and every stage's output on one image, in its own pixels, for pictures.
 
         Raises: as ``predict``.
         """
-        return predict_stages(self, image)
+        return predict_stages(self, image, pixel_range, max_megapixels)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> SparseRCNN:

@@ -18,10 +18,12 @@ from sparse_rcnn.boxes import whwh
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import Sample
 from sparse_rcnn.data.image import exif_orientation, read_image, to_rgb, to_upright
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, check_megapixels, without_pillow_limit
 from sparse_rcnn.data.transforms import EvalTransform
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.eval_mode import eval_mode
-from sparse_rcnn.model_card import DetectorModule
+from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
 from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.responses import record_responses
 from sparse_rcnn.structures import Batch, Detections, StageOutput
@@ -63,14 +65,21 @@ class StagePredictions:
 
 @torch.no_grad()
 def predict(
-    model: DetectorModule, images: Sequence[ImageInput], score_threshold: float, batch_size: int
+    model: DetectorModule,
+    images: Sequence[ImageInput],
+    score_threshold: float,
+    batch_size: int,
+    pixel_range: PixelRange | None,
+    max_megapixels: float | None,
 ) -> list[Detections]:
     """Detections of each image, see ``SparseRCNN.predict``."""
     if not 0 <= score_threshold <= 1:
         raise UserError(f"score_threshold must be within 0 and 1, got {score_threshold}")
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {batch_size}")
-    transform = _transform(model)
+    card = _card(model)
+    transform = EvalTransform(card.short_side, card.max_long_side)
+    pixel_range = card.pixel_range if pixel_range is None else checked_pixel_range(pixel_range)
     found: dict[int, Detections] = {}
 
     def run(samples: list[Sample]) -> None:
@@ -87,7 +96,7 @@ def predict(
     waiting: defaultdict[tuple[int, ...], list[Sample]] = defaultdict(list)
     with eval_mode(model):
         for i, image in enumerate(images):
-            sample = _sample(transform, load_image(image, f"image {i}"), i)
+            sample = _sample(transform, load_image(image, f"image {i}", pixel_range, max_megapixels), i)
             group = waiting[tuple(-(-side // SIZE_DIVISOR) for side in sample.image.shape[-2:])]
             group.append(sample)
             if len(group) == batch_size:
@@ -100,9 +109,14 @@ def predict(
 
 
 @torch.no_grad()
-def predict_stages(model: DetectorModule, image: ImageInput) -> StagePredictions:
+def predict_stages(
+    model: DetectorModule, image: ImageInput, pixel_range: PixelRange | None, max_megapixels: float | None
+) -> StagePredictions:
     """The proposals and every stage's output on one image, see ``SparseRCNN.predict_stages``."""
-    sample = _sample(_transform(model), load_image(image, "the image"), 0)
+    card = _card(model)
+    pixel_range = card.pixel_range if pixel_range is None else checked_pixel_range(pixel_range)
+    pixels = load_image(image, "the image", pixel_range, max_megapixels)
+    sample = _sample(EvalTransform(card.short_side, card.max_long_side), pixels, 0)
     with eval_mode(model), record_responses(model.stages) as responses:
         batch, outputs = _forward(model, [sample])
         proposals_xyxy_abs, _ = model.proposals(batch.image_sizes_hw)
@@ -117,18 +131,31 @@ def predict_stages(model: DetectorModule, image: ImageInput) -> StagePredictions
     )
 
 
-def load_image(image: ImageInput, who: str) -> tv_tensors.Image:
+def load_image(
+    image: ImageInput, who: str, pixel_range: PixelRange = AUTO, max_megapixels: float | None = MAX_MEGAPIXELS
+) -> tv_tensors.Image:
     """What a user may give as an image, as RGB uint8 (3, H, W), upright.
 
-    ``who``: what the errors call an image that is no file.
+    Args:
+        who: what the errors call an image that is no file.
+        pixel_range, max_megapixels: of files and PIL images, see ``read_image``; a PIL image whose pixels are loaded
+            may have any size.
 
-    Raises: DataError for a file or a PIL image that cannot be read, UserError for what is no image.
+    Raises:
+        DataError: a file or a PIL image cannot be read.
+        UserError: something else than an image.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(image))
+        return read_image(Path(image), pixel_range=pixel_range, max_megapixels=max_megapixels)
     if isinstance(image, Image.Image):
+        who_pil = f"{who} (a PIL image)"
         try:
-            upright = to_upright(to_rgb(image), exif_orientation(image))
+            with without_pillow_limit():
+                if getattr(image, "tile", None):
+                    check_megapixels(image, who_pil, max_megapixels)
+                upright = to_upright(to_rgb(image, who_pil, pixel_range), exif_orientation(image))
+        except UserError:
+            raise
         # PIL reads a file when its pixels are first asked for, and decoders fail in every way there is.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -157,13 +184,13 @@ def _checked_tensor(image: Tensor, who: str) -> tv_tensors.Image:
     return tv_tensors.Image(image.detach().cpu())
 
 
-def _transform(model: DetectorModule) -> EvalTransform:
+def _card(model: DetectorModule) -> ModelCard:
     if model.card is None:
         raise UserError(
             "the model has no card, so its image size and classes are unknown: load it with "
             "SparseRCNN.from_pretrained, or set model.card = ModelCard(...) (sparse_rcnn.model_card)"
         )
-    return EvalTransform(model.card.short_side, model.card.max_long_side)
+    return model.card
 
 
 def _sample(transform: EvalTransform, image: tv_tensors.Image, index: int) -> Sample:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from sparse_rcnn import fonts
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.structures import Detections
 
@@ -47,6 +48,7 @@ def draw_detections(
     ``detections`` in pixels of ``image``. ``ground_truth``: boxes_xyxy_abs (M, 4) and labels (M,), drawn as
     dashed white boxes; those that no detection shown finds (same class, IoU 0.5) carry their class.
     """
+    fonts.warn_of_missing(class_names)
     shown = detections.to("cpu").above(score_threshold)
     canvas = _Canvas(_to_picture(image), max_long_side=None)
     if ground_truth is not None:
@@ -83,6 +85,7 @@ def draw_stages(
     (S, P), the best class of each; ``proposals_xyxy_abs`` (P, 4), drawn in white. A stage shows the boxes
     that it gives at least ``score_threshold`` itself.
     """
+    fonts.warn_of_missing(class_names)
     picture = _to_picture(image)
     panels = []
     if proposals_xyxy_abs is not None:
@@ -144,7 +147,7 @@ class _Canvas:
         self.picture = picture.copy()
         self.draw = ImageDraw.Draw(self.picture)
         self.line_width = 2 if max(width, height) < 900 else 3
-        self.font = _font(max(width, height))
+        self.font_size = _font_size(max(width, height))
         self._taken: list[BoxTuple] = []
 
     def box(self, box_xyxy_abs: Sequence[float], colour: Colour, thin: bool = False) -> None:
@@ -177,8 +180,8 @@ class _Canvas:
         if corners is None:
             return
         x1, y1, x2, y2 = corners
-        ascent, descent = self.font.getmetrics()
-        width, height = self.font.getlength(text) + 6, ascent + descent + 2
+        metrics = [font.getmetrics() for _, font in fonts.runs(text, self.font_size)]
+        width, height = fonts.length(text, self.font_size) + 6, max(map(sum, metrics)) + 2
         tops = (y2 - height, y2) if at_bottom else (y1 - height, y1, y2)
         places = [self._strip(left, top, width, height) for left in (x1, x2 - width) for top in tops]
         strip = min(places, key=lambda place: sum(_overlap(place, taken) for taken in self._taken))
@@ -186,7 +189,7 @@ class _Canvas:
         self.draw.rectangle(strip, fill=colour)
         luminance = (299 * colour[0] + 587 * colour[1] + 114 * colour[2]) / 1000
         ink = _BLACK if luminance > 110 else _WHITE
-        self.draw.text((strip[0] + 3, strip[1] + 1), text, fill=ink, font=self.font)
+        fonts.draw_text(self.draw, (strip[0] + 3, strip[1] + 1), text, ink, self.font_size)
 
     def _strip(self, left: float, top: float, width: float, height: float) -> BoxTuple:
         """A strip of this size, moved onto the picture."""
@@ -222,7 +225,7 @@ def _to_picture(image: Tensor | Image.Image) -> Image.Image:
 
 def _titled(picture: Image.Image, title: str) -> Image.Image:
     """The picture under a strip that carries its title."""
-    font = _font(max(picture.size))
+    font = fonts.load(None, _font_size(max(picture.size)))
     height = sum(font.getmetrics()) + 8
     page = Image.new("RGB", (picture.width, picture.height + height), color=_PAGE)
     page.paste(picture, (0, height))
@@ -230,12 +233,10 @@ def _titled(picture: Image.Image, title: str) -> Image.Image:
     return page
 
 
-def _font(long_side: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=min(28, max(12, round(long_side * 0.022))))
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow without FreeType has no scalable font"
-    return font
+def _font_size(long_side: int) -> int:
+    return min(28, max(12, round(long_side * 0.022)))
 
 
 def _class_name(class_names: Sequence[str], label: int) -> str:
     """The name, or the number where the names given do not reach (a model of more classes than the data)."""
-    return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+    return fonts.one_line(class_names[label]) if 0 <= label < len(class_names) else f"class {label}"

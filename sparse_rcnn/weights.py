@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -34,7 +32,7 @@ def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Pat
         UserError: the file cannot be written.
     """
     on_cpu = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
-    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "card": json.dumps(asdict(card))}
+    metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "card": card.to_json()}
     write_bytes_atomic(Path(path), save(on_cpu, metadata))
 
 

@@ -29,12 +29,15 @@ ALLOWED_IN_RUNDIR = {"filelock", "sparse_rcnn"}
 # The library's own layers, from the bottom up: a module imports from earlier lines alone, so that no circle can be.
 # What `sparse_rcnn.architecture` builds by name is no import: a weights file says what that is.
 LAYERS = [
+    ["errors"],
+    ["pixel_range"],
     [
-        "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
+        "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
         "eval_mode", "data", "data.transforms", "data.coco_categories", "data.foreign_formats",
         "data.ids", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
+        "data.deep_pictures", "data.pillow_files", "fonts",
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import numpy.typing as npt
 
 matplotlib.use("Agg")  # before pyplot: no display is needed, and none is opened
 
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.patches import Rectangle
 
 from analysis.output import write_figure
+from sparse_rcnn import fonts
 from sparse_rcnn.rundir.views import View
 
 # Okabe and Ito's palette, distinct under the common colour blindnesses, without its black.
@@ -30,6 +34,7 @@ def stages_figure(view: View, score_threshold: float, with_truth: bool) -> Any:
     A stage shows the boxes that it gives at least ``score_threshold`` itself; ``with_truth`` adds the ground truth,
     dashed.
     """
+    fonts.warn_of_missing(view.class_names)
     num_stages, num_proposals = view.scores.shape
     figure, axes = _panels(num_stages + 1, view.size_hw)
     picture = _picture(view)
@@ -50,7 +55,8 @@ def stages_figure(view: View, score_threshold: float, with_truth: bool) -> Any:
         for p in shown[np.argsort(view.scores[stage, shown], kind="stable")]:  # the surest on top
             _box(axis, view.boxes_xyxy_abs[stage, p], colours[p])
             _label(axis, view, stage, int(p), colours[p])
-    figure.suptitle(f"{view.file_name}, score at least {score_threshold:g}, step {view.step}", fontsize=9)
+    title = f"{fonts.one_line(view.file_name)}, score at least {score_threshold:g}, step {view.step}"
+    figure.suptitle(title, fontsize=9, family=_families([title]), parse_math=False)
     return figure
 
 
@@ -65,6 +71,7 @@ def response_figure(view: View, num_proposals: int) -> Any:
     """
     if view.responses is None:
         raise ValueError("the interaction of this run's head filters no RoI feature: there is nothing to show")
+    fonts.warn_of_missing(view.class_names)
     chosen = np.argsort(-view.scores[-1], kind="stable")[:num_proposals]
     num_stages = len(view.scores)
     pooled_from = np.concatenate((view.proposals_xyxy_abs[None], view.boxes_xyxy_abs[:-1]))
@@ -86,8 +93,8 @@ def response_figure(view: View, num_proposals: int) -> Any:
                 interpolation="bilinear",
             )  # fmt: skip
             _box(axis, pooled_from[stage, p], "white", width=1.0)
-            name = view.class_names[view.labels[stage, p]]
-            axis.set_title(f"proposal {p}, stage {stage}: {name} {view.scores[stage, p]:.2f}", fontsize=7)
+            title = f"proposal {p}, stage {stage}: {_name_and_score(view, stage, int(p))}"
+            axis.set_title(title, fontsize=7, family=_families(view.class_names), parse_math=False)
             axis.set_xlim(0, view.size_hw[1])  # imshow would zoom into the box
             axis.set_ylim(view.size_hw[0], 0)
     return figure
@@ -114,7 +121,9 @@ def proposals_figure(boxes_cxcywh_norm: npt.NDArray[np.float64], title: str) -> 
 def save(figure: Any, out: Path) -> None:
     """Write a figure whole or not at all, and close it."""
     try:
-        write_figure(out, figure, dpi=200)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a line for each; `fonts` has warned of all
+            write_figure(out, figure, dpi=200)
     finally:
         plt.close(figure)
 
@@ -166,14 +175,32 @@ def _box(axis: Any, box_xyxy_abs: Any, colour: str, width: float = 1.6, style: s
         )
 
 
+def _name_and_score(view: View, stage: int, p: int) -> str:
+    return f"{fonts.one_line(view.class_names[view.labels[stage, p]])} {view.scores[stage, p]:.2f}"
+
+
+def _families(texts: Iterable[str]) -> list[str]:
+    """matplotlib's own fonts, then those of the system that have what these lack of some texts."""
+    return _families_of(tuple(map(fonts.one_line, texts)))
+
+
+@functools.cache
+def _families_of(texts: tuple[str, ...]) -> list[str]:
+    families = list(matplotlib.rcParams["font.family"])
+    for file in fonts.font_files("".join(texts)):
+        if file is not None:
+            font_manager.fontManager.addfont(file)
+            families.append(font_manager.FontProperties(fname=file).get_name())
+    return families
+
+
 def _label(axis: Any, view: View, stage: int, p: int, colour: str) -> None:
     height, width = view.size_hw
     x1, y1 = view.boxes_xyxy_abs[stage, p, :2]
     at_top = y1 < height / 15  # no room above the box
-    # Class names are data: a $ in one must not begin a formula.
-    text = f"{view.class_names[view.labels[stage, p]]} {view.scores[stage, p]:.2f}".replace("$", r"\$")
     axis.text(
-        min(max(x1, 0), width), min(max(y1, 0), height), text, fontsize=5, color="black",
-        va="top" if at_top else "bottom", clip_on=True,
+        min(max(x1, 0), width), min(max(y1, 0), height), _name_and_score(view, stage, p), fontsize=5, color="black",
+        va="top" if at_top else "bottom", clip_on=True, family=_families(view.class_names),
+        parse_math=False,  # class names are data: a $ in one must not begin a formula
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
     )  # fmt: skip

@@ -22,6 +22,7 @@ from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
+from sparse_rcnn.pixel_range import checked_pixel_range
 from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
 from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep
@@ -111,6 +112,8 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
             cache_images=data["cache_images"],
             excluded_categories=data["excluded_categories"],
             skip_unreadable=data["skip_unreadable"],
+            pixel_range=config["input"]["pixel_range"],
+            max_megapixels=config["input"]["max_megapixels"],
         )
         for split, transform in (("train", "train"), ("val", "eval"))
     )
@@ -135,6 +138,7 @@ def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
         categories=[{"id": c["id"], "name": c["name"]} for c in dataset.categories],
         short_side=evaluation["short_side"],
         max_long_side=evaluation["max_long_side"],
+        pixel_range=checked_pixel_range(config["input"]["pixel_range"]),
     )
     model.activation_checkpointing = config["train"]["activation_checkpointing"]
     weights = config["weights"]

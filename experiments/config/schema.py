@@ -13,6 +13,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from sparse_rcnn.pixel_range import checked_pixel_range
+
 
 def _at_least(low: float, **values: float | None) -> None:
     for name, value in values.items():
@@ -118,11 +120,19 @@ class CropScaleConfig:
 
 @dataclass
 class InputConfig:
-    """Transforms of the images: ``train`` random, ``eval`` fixed."""
+    """Files to pixels, and the transforms of the images: ``train`` random, ``eval`` fixed."""
+
+    pixel_range: Any = MISSING  # auto | uint8 | uint12 | uint16 | float | [low, high], of files of more than 8 bits
+    max_megapixels: float | None = MISSING  # larger pictures are refused; null: none are
 
     train: Any = MISSING
     eval: Any = MISSING
     crop_scale: CropScaleConfig = MISSING
+
+    def __post_init__(self) -> None:
+        checked_pixel_range(self.pixel_range)
+        if self.max_megapixels is not None and self.max_megapixels <= 0:
+            raise ValueError(f"max_megapixels must be above 0 or null, got {self.max_megapixels}")
 
 
 @dataclass

@@ -83,7 +83,7 @@ def _check_split(config: Config, split: str) -> SplitReport:
     from tqdm import tqdm
 
     data = config["data"]
-    folder = Path(data[split]["images"])
+    folder, max_megapixels = Path(data[split]["images"]), config["input"]["max_megapixels"]
     try:
         coco = read_annotated_images(
             data[split]["annotations"],
@@ -92,11 +92,12 @@ def _check_split(config: Config, split: str) -> SplitReport:
             data[split]["max_images"],
             data["excluded_categories"],
             data["skip_unreadable"],
+            max_megapixels,
         )
     except DataError as error:
         return SplitReport(split, None, [Finding(ERROR, "annotations", str(error), ())], {})
     with tqdm(total=len(coco.image_ids), desc=f"pictures of {split}", unit="img", file=sys.stderr) as bar:
-        problems, files = decode_all(coco, folder, bar.update)
+        problems, files = decode_all(coco, folder, config["input"]["pixel_range"], max_megapixels, bar.update)
     note_unreadable(coco, folder, problems, data["skip_unreadable"])
     _note_contents(coco, split, config["num_proposals"])
     repeated = [indices for digest, indices in files.items() if digest and len(indices) > 1]

@@ -138,7 +138,7 @@ def _problems(dataset: CocoDetection, split: str) -> dict[int, str]:
 
     hidden = True if len(dataset) < MANY else None  # None: only where stderr is no terminal
     with tqdm(total=len(dataset), desc=f"pictures of {split}", unit="img", disable=hidden, file=sys.stderr) as bar:
-        return find_problems(dataset.coco, dataset.images_path, bar.update)
+        return find_problems(dataset.coco, dataset.images_path, dataset.pixel_range, dataset.max_megapixels, bar.update)
 
 
 def _without(dataset: CocoDetection, problems: dict[int, str]) -> CocoDetection:

@@ -100,7 +100,13 @@ def draw_first_images(dataset: CocoDetection, table: DetectionTable, num_images:
             torch.from_numpy(labels),
         )
         height, width = (int(side) for side in dataset.image_sizes_hw[index])
-        image = read_image(dataset.images_path / dataset.file_names[index], dataset.image_ids[index], (height, width))
+        image = read_image(
+            dataset.images_path / dataset.file_names[index],
+            dataset.image_ids[index],
+            (height, width),
+            dataset.pixel_range,
+            dataset.max_megapixels,
+        )
         truth = dataset.ground_truth(index)
         pictures.append(draw_detections(image, detections, dataset.class_names, score_threshold, truth))
     return grid(pictures, num_columns=4)

@@ -22,7 +22,13 @@ def view_images(model: SparseRCNN, dataset: CocoDetection, num_images: int, step
     views = []
     for index in range(min(num_images, len(dataset))):
         height, width = (int(side) for side in dataset.image_sizes_hw[index])
-        image = read_image(dataset.images_path / dataset.file_names[index], dataset.image_ids[index], (height, width))
+        image = read_image(
+            dataset.images_path / dataset.file_names[index],
+            dataset.image_ids[index],
+            (height, width),
+            dataset.pixel_range,
+            dataset.max_megapixels,
+        )
         found = model.predict_stages(image)
         truth_boxes_xyxy_abs, truth_labels = dataset.ground_truth(index)
         views.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def read_annotated_images(
     max_images: int | None,
     excluded_categories: Sequence[str | int],
     skip_unreadable: bool,
+    max_megapixels: float | None,
 ) -> CocoAnnotations:
     """The annotations of pictures that are there, with their sizes; faults are collected in the findings.
 
@@ -37,6 +39,7 @@ def read_annotated_images(
         drop_degenerate_boxes, excluded_categories: of `read_annotations`.
         max_images: keep so many images, the first by id; None keeps all.
         skip_unreadable: leave out pictures whose file is missing or cannot be opened; else they are faults.
+        max_megapixels: of `read_image`.
 
     Raises:
         DataError: the file cannot be read as one of COCO's format, or the folder not at all.
@@ -48,8 +51,8 @@ def read_annotated_images(
     if max_images is not None:
         coco = coco.with_images(np.arange(len(coco.image_ids)) < max_images)
     coco = _located(coco, Path(images), skip_unreadable)
-    coco = _with_sizes(coco, Path(images), skip_unreadable)
-    coco = _upright(coco, Path(images))
+    coco = _with_sizes(coco, Path(images), skip_unreadable, max_megapixels)
+    coco = _upright(coco, Path(images), max_megapixels)
     return without_boxes_outside(coco)
 
 
@@ -83,12 +86,13 @@ def _located(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotations
     return coco.with_images(~missing & np.array([bool(name) for name in coco.file_names], np.bool_))
 
 
-def _with_sizes(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotations:
+def _with_sizes(coco: CocoAnnotations, folder: Path, skip: bool, max_megapixels: float | None) -> CocoAnnotations:
     """With the sizes that the file does not say, those of upright pictures."""
     unknown = np.flatnonzero((coco.image_sizes_hw < 1).any(axis=1))
     if not len(unknown):
         return coco
-    headers = list(in_threads(read_header, [folder / str(coco.file_names[i]) for i in unknown]))
+    read = partial(read_header, max_megapixels=max_megapixels)
+    headers = list(in_threads(read, [folder / str(coco.file_names[i]) for i in unknown]))
     sizes, readable = coco.image_sizes_hw.copy(), np.ones(len(coco.image_ids), np.bool_)
     for i, header in zip(unknown, headers, strict=True):
         sizes[i] = header.upright_size_hw
@@ -112,16 +116,16 @@ def note_unreadable(coco: CocoAnnotations, folder: Path, problems: dict[int, str
         coco.findings.add(LEFT_OUT, "unreadable pictures", "picture", said, names)
         return
     more = f" (and {len(names) - 1} more like it)" if len(names) > 1 else ""
+    advice = "restore or replace the file, or give" if ";" not in problem else "or give"
     coco.findings.put(
         ERROR,
         "unreadable pictures",
-        f"{folder / image_name(coco, first)} {problem}{more}; restore or replace the file, or give "
-        "skip_unreadable=True to leave such pictures out",
+        f"{folder / image_name(coco, first)} {problem}{more}; {advice} skip_unreadable=True to leave such pictures out",
         names,
     )
 
 
-def _upright(coco: CocoAnnotations, folder: Path) -> CocoAnnotations:
+def _upright(coco: CocoAnnotations, folder: Path, max_megapixels: float | None) -> CocoAnnotations:
     """With upright sizes where boxes were drawn on upright pictures and the records have the stored sizes.
 
     The record's size decides in which frame boxes are (`sparse_rcnn.data.image`). Where a box leaves that frame and all
@@ -132,9 +136,11 @@ def _upright(coco: CocoAnnotations, folder: Path) -> CocoAnnotations:
     fits_turned = _all_fit(coco, sizes[:, ::-1], count)
     suspects = np.flatnonzero(~fits_recorded & fits_turned & (sizes[:, 0] != sizes[:, 1]))
     paths = [folder / str(name) for name in coco.file_names]
-    if not len(suspects) or not any(_is_stored(paths[i], sizes[i]) for i in suspects):
+    if not len(suspects) or not any(_is_stored(paths[i], sizes[i], max_megapixels) for i in suspects):
         return coco
-    stored = np.array(list(in_threads(lambda i: _is_stored(paths[i], sizes[i]), range(count))), np.bool_)
+    stored = np.array(
+        list(in_threads(lambda i: _is_stored(paths[i], sizes[i], max_megapixels), range(count))), np.bool_
+    )
     upright_only, stored_only = stored & ~fits_recorded & fits_turned, stored & fits_recorded & ~fits_turned
     turned = upright_only if stored_only.any() else stored
     names = [image_name(coco, int(i)) for i in np.flatnonzero(turned)]
@@ -154,8 +160,8 @@ def _all_fit(coco: CocoAnnotations, sizes_hw: NDArray[np.int64], count: int) -> 
     return np.bincount(coco.image_indices[~good], minlength=count) == 0
 
 
-def _is_stored(path: Path, size_hw: NDArray[np.int64]) -> bool:
+def _is_stored(path: Path, size_hw: NDArray[np.int64], max_megapixels: float | None) -> bool:
     """Whether a size is that of the stored picture alone, which EXIF turns."""
-    header = read_header(path)
+    header = read_header(path, max_megapixels=max_megapixels)
     height, width = size_hw.tolist()
     return header.is_turned and header.stored_size_hw == (height, width) != header.upright_size_hw

@@ -20,7 +20,9 @@ from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.data.findings import DataWarning
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.data.label_space import categories_in_order, match_categories
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS
 from sparse_rcnn.errors import DataError
+from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
 
 
 def stable_seed(*parts: int) -> int:
@@ -59,6 +61,7 @@ class CocoDetection(Dataset[Sample]):
             seen many times.
         skip_unreadable: leave out pictures that are missing or cannot be opened, and take an empty picture without
             objects in place of one that turns out to be unreadable later; else both are errors.
+        pixel_range, max_megapixels: see ``read_image``.
 
     Raises:
         DataError: the file is invalid or images are missing.
@@ -75,6 +78,8 @@ class CocoDetection(Dataset[Sample]):
         cache_images: bool = False,
         excluded_categories: Sequence[str | int] = (),
         skip_unreadable: bool = False,
+        pixel_range: PixelRange = AUTO,
+        max_megapixels: float | None = MAX_MEGAPIXELS,
     ) -> None:
         if max_images is not None and max_images < 1:
             raise ValueError(f"max_images must be at least 1 or None, got {max_images}")
@@ -83,9 +88,10 @@ class CocoDetection(Dataset[Sample]):
         self.annotations_path, self.images_path = Path(annotations), Path(images)
         self.transforms, self.drop_degenerate_boxes = transforms, drop_degenerate_boxes
         self.seed, self.max_images, self.skip_unreadable = seed, max_images, skip_unreadable
+        self.pixel_range, self.max_megapixels = checked_pixel_range(pixel_range), max_megapixels
         self._cache: dict[int, tv_tensors.Image] | None = {} if cache_images else None
         coco = read_annotated_images(
-            annotations, images, drop_degenerate_boxes, max_images, excluded_categories, skip_unreadable
+            annotations, images, drop_degenerate_boxes, max_images, excluded_categories, skip_unreadable, max_megapixels
         )
         coco.raise_errors()
         coco.findings.warn()
@@ -185,7 +191,13 @@ class CocoDetection(Dataset[Sample]):
     def _image(self, index: int, size_hw: tuple[int, int]) -> tv_tensors.Image:
         if self._cache is not None and index in self._cache:
             return self._cache[index].clone()  # a sample is its reader's to change
-        image = read_image(self.images_path / self.file_names[index], self.image_ids[index], size_hw)
+        image = read_image(
+            self.images_path / self.file_names[index],
+            self.image_ids[index],
+            size_hw,
+            self.pixel_range,
+            self.max_megapixels,
+        )
         if self._cache is not None:
             self._cache[index] = image.clone()
         return image

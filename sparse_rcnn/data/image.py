@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from sparse_rcnn.errors import DataError
+from sparse_rcnn.data.deep_pictures import samples_of, to_8_bits
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture
+from sparse_rcnn.errors import DataError, UserError
+from sparse_rcnn.pixel_range import AUTO, PixelRange
 
 EXIF_ORIENTATION = 0x0112
 # What each EXIF orientation asks for. PIL's own exif_transpose also rewrites the rest of the metadata, which
@@ -26,26 +29,35 @@ TRANSPOSE = {
 
 
 def read_image(
-    path: str | Path, image_id: int | None = None, size_hw: tuple[int, int] | None = None
+    path: str | Path,
+    image_id: int | None = None,
+    size_hw: tuple[int, int] | None = None,
+    pixel_range: PixelRange = AUTO,
+    max_megapixels: float | None = MAX_MEGAPIXELS,
 ) -> tv_tensors.Image:
     """Read an image file as RGB uint8 (3, H, W), upright.
 
     Args:
-        path: any format and mode PIL reads; greyscale, palette, CMYK and 16 bit become 8-bit RGB, alpha is
-            left out.
+        path: any format and mode Pillow reads, found by content; greyscale, palette and CMYK become RGB, alpha is
+            left out, of several frames or pages the first is read.
         image_id: named in the errors; None for an image that belongs to no annotation file.
         size_hw: height and width of the image's record. The EXIF orientation is applied unless only the
             stored, unrotated picture has this size. None applies it always.
+        pixel_range: the values that are black and white in files of more than 8 bits a sample that do not state them
+            (semantics.md#pixel-values).
+        max_megapixels: refuse larger pictures before their pixels are read; None refuses none.
 
     Raises:
-        DataError: the file is missing, truncated or no image, or has another size than its record.
+        DataError: the file is missing, truncated or no image, or has another size than its record, too many pixels,
+            or values whose range is unknown.
     """
     who = str(path) if image_id is None else f"{path} (image id {image_id})"
     try:
-        with Image.open(path) as file:
-            file.load()
-            stored = to_rgb(file)
+        with open_picture(path, who, max_megapixels) as file:
+            stored = to_rgb(file, who, pixel_range, lambda: Image.open(path))
             upright = to_upright(stored, exif_orientation(file))
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{who} does not exist") from error
     # Decoders fail in every way there is: OSError, SyntaxError, ValueError, struct.error, IndexError ...
@@ -83,12 +95,19 @@ def exif_orientation(image: Image.Image) -> int:
         return 1
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to 8-bit RGB."""
-    if image.mode.startswith("I"):
-        # PIL would clip at 255: a 16-bit picture would come out white.
-        high_byte = np.clip(np.asarray(image), 0, 65535).astype(np.uint16) >> 8
-        image = Image.fromarray(high_byte.astype(np.uint8))
+def to_rgb(
+    image: Image.Image, who: str, pixel_range: PixelRange, reopen: Callable[[], Image.Image] | None = None
+) -> Image.Image:
+    """Any PIL mode to 8-bit RGB.
+
+    Raises: DataError, see ``sparse_rcnn.data.deep_pictures``.
+    """
+    samples = samples_of(image, who)
+    image.load()
+    if samples is not None:
+        image = to_8_bits(image, samples, pixel_range, who, reopen)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, PIL warns about the transparency
+    if image.mode == "La":  # from which PIL converts to this one alone
+        image = image.convert("LA")
     return image.convert("RGB")

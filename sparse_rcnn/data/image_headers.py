@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
-from PIL import Image
-
-from sparse_rcnn.data.image import exif_orientation
+from sparse_rcnn.data.deep_pictures import samples_of
+from sparse_rcnn.data.image import exif_orientation, read_image
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture
+from sparse_rcnn.errors import DataError
+from sparse_rcnn.pixel_range import AUTO, PixelRange
 
 NUM_THREADS = 8  # of reading: waiting for a disk or a network, and decoders that let other threads run
+TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 TAIL = 4096  # bytes: an end marker may be followed by a maker's notes
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,26 +46,39 @@ class ImageHeader:
         return size_hw in (self.stored_size_hw, self.upright_size_hw)
 
 
-def read_header(path: str | Path | BinaryIO, whole: bool = False) -> ImageHeader:
+def read_header(
+    path: str | Path,
+    whole: bool = False,
+    pixel_range: PixelRange = AUTO,
+    max_megapixels: float | None = MAX_MEGAPIXELS,
+) -> ImageHeader:
     """The header of a picture; a file whose end looks cut off is decoded to be sure.
 
     Args:
-        path: of the file, or its content.
+        path: of the file.
         whole: decode the picture in any case (a JPEG in an eighth of its size, which costs a third of the time).
+        pixel_range, max_megapixels: of `read_image`. A picture of more than 8 bits a sample is read as a whole, since
+            its values decide whether it can be used.
     """
+    who = str(path)
     try:
-        with Image.open(path) as file:
+        with open_picture(path, who, max_megapixels) as file:
             width, height = file.size
+            is_deep = samples_of(file, who) is not None
             ends = read_ends(path)
-            is_decoded = whole or not ends_whole(ends, file.format)
+            is_decoded = not is_deep and (whole or not ends_whole(ends, file.format))
             if is_decoded:
                 file.draft(file.mode, (max(1, width // 8), max(1, height // 8)))
                 file.load()
             # Pillow decodes a PNG in search of an orientation that may come after the pixels.
             has_orientation = is_decoded or file.format != "PNG" or "exif" in file.info or b"eXIf" in ends.tail
-            is_turned = has_orientation and exif_orientation(file) in (5, 6, 7, 8)
+            is_turned = has_orientation and exif_orientation(file) in TURNED
+        if is_deep:
+            read_image(path, pixel_range=pixel_range, max_megapixels=max_megapixels)
     except FileNotFoundError:
         return ImageHeader((0, 0), False, "does not exist")
+    except DataError as error:
+        return ImageHeader((0, 0), False, str(error).removeprefix(f"{who} "))
     # Decoders fail in every way there is: OSError, SyntaxError, ValueError, struct.error, IndexError ...
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -79,14 +95,8 @@ class FileEnds:
     tail: bytes
 
 
-def read_ends(path: str | Path | BinaryIO) -> FileEnds:
-    """The ends of a file, or of an open one, which stays where it is."""
-    if not isinstance(path, (str, Path)):
-        place = path.tell()
-        path.seek(0)
-        content = path.read()
-        path.seek(place)
-        return FileEnds(len(content), content[:12], content[-TAIL:])
+def read_ends(path: str | Path) -> FileEnds:
+    """The ends of a file."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(12)

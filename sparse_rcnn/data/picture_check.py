@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.data.image_headers import ImageHeader, in_threads, read_header
+from sparse_rcnn.pixel_range import PixelRange
 
 
 def picture_paths(coco: CocoAnnotations, folder: Path) -> list[Path]:
@@ -18,15 +19,21 @@ def picture_paths(coco: CocoAnnotations, folder: Path) -> list[Path]:
 
 
 def find_problems(
-    coco: CocoAnnotations, folder: Path, progress: Callable[[int], object] = lambda count: None
+    coco: CocoAnnotations,
+    folder: Path,
+    pixel_range: PixelRange,
+    max_megapixels: float | None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> dict[int, str]:
     """What is wrong with pictures, by index, from their headers and the ends of their files: the cheap check.
 
     Args:
+        pixel_range, max_megapixels: of `read_image`.
         progress: called with the number of pictures that are done.
     """
     problems = {}
-    for i, header in enumerate(in_threads(read_header, picture_paths(coco, folder))):
+    read = partial(read_header, pixel_range=pixel_range, max_megapixels=max_megapixels)
+    for i, header in enumerate(in_threads(read, picture_paths(coco, folder))):
         if (problem := problem_of(header, coco.image_sizes_hw[i].tolist())) is not None:
             problems[i] = problem
         progress(1)
@@ -34,15 +41,24 @@ def find_problems(
 
 
 def decode_all(
-    coco: CocoAnnotations, folder: Path, progress: Callable[[int], object] = lambda count: None
+    coco: CocoAnnotations,
+    folder: Path,
+    pixel_range: PixelRange,
+    max_megapixels: float | None,
+    progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[int, str], dict[str, list[int]]]:
     """What is wrong with pictures, by index, and the indices of equal files by the digest of their content.
 
-    Each file is read once and its picture decoded.
+    Every picture is decoded.
+
+    Args:
+        pixel_range, max_megapixels: of `read_image`.
+        progress: called with the number of pictures that are done.
     """
     problems: dict[int, str] = {}
     same: defaultdict[str, list[int]] = defaultdict(list)
-    for i, (header, digest) in enumerate(in_threads(_decode, picture_paths(coco, folder))):
+    read = partial(_decode, pixel_range=pixel_range, max_megapixels=max_megapixels)
+    for i, (header, digest) in enumerate(in_threads(read, picture_paths(coco, folder))):
         if (problem := problem_of(header, coco.image_sizes_hw[i].tolist())) is not None:
             problems[i] = problem
         same[digest].append(i)
@@ -70,10 +86,8 @@ def shared_files(first: Iterable[Path], second: Iterable[Path]) -> list[Path]:
     return [path for path in second if path.absolute() in known]
 
 
-def _decode(path: Path) -> tuple[ImageHeader, str]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        problem = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        return ImageHeader((0, 0), False, problem), ""
-    return read_header(io.BytesIO(content), whole=True), hashlib.sha1(content, usedforsecurity=False).hexdigest()
+def _decode(path: Path, pixel_range: PixelRange, max_megapixels: float | None) -> tuple[ImageHeader, str]:
+    header = read_header(path, True, pixel_range, max_megapixels)
+    if header.problem is not None:
+        return header, ""
+    return header, hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()

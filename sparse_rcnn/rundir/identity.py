@@ -22,6 +22,7 @@ EXCLUDED_KEYS = (
     "sweep",
     "scale",
     "input.crop_scale",
+    "input.max_megapixels",
     "runs_root",
     "hydra",
     "log",
@@ -47,7 +48,7 @@ EXCLUDED_KEYS = (
 )
 # Keys that came after runs were trained, with the value that means 'as before': with it they stay out of an identity,
 # so that finished runs keep theirs. Any other value enters.
-VALUES_AS_BEFORE: dict[str, Any] = {"data.excluded_categories": []}
+VALUES_AS_BEFORE: dict[str, Any] = {"data.excluded_categories": [], "input.pixel_range": "auto"}
 # The excluded keys of which an identity hashes the content in their place. Where configurations are compared without
 # reading any data or weights, these keys are compared themselves.
 CONTENT_KEYS = ("weights", "data.name", "data.generator")

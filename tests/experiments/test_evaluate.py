@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,29 @@ def test_weights_on_a_data_set(weights: Path, data: Path, tmp_path: Path, capsys
     assert len(metrics["metrics"]) == 12 * (2 + NUM_STAGES)
     assert metrics["per_class"]["dog"]["AP"] == expected.per_class["dog"]
     assert (metrics["num_images"], metrics["backend"], metrics["split"]) == (5, "pycocotools", "test")
+
+
+def test_deep_pictures_are_read_in_the_range_of_the_weights_or_of_the_option(tmp_path: Path) -> None:
+    content = cats_and_dogs(2)
+    for image in content["images"]:
+        ramp = np.linspace(0, 4095, image["height"] * image["width"]).reshape(image["height"], image["width"])
+        Image.fromarray(ramp.astype(np.uint16)).save(tmp_path / Path(image["file_name"]).with_suffix(".png"))
+        image["file_name"] = str(Path(image["file_name"]).with_suffix(".png"))
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    for pixel_range, options in (("uint12", []), ("auto", ["--pixel-range", "uint12"]), ("auto", [])):
+        card = replace(small_card(), pixel_range=pixel_range)
+        save_detector(small_detector(card=card).eval(), card, tmp_path / "m.safetensors")
+        if pixel_range == "auto" and not options:
+            with pytest.raises(
+                DataError, match=r"\(image id .* which value is white cannot be known; give pixel_range"
+            ):
+                run(tmp_path / "m.safetensors", tmp_path)
+        else:
+            run(tmp_path / "m.safetensors", tmp_path, "--out", tmp_path / pixel_range, *options)
+    results = [(tmp_path / name / "detections.json").read_text() for name in ("uint12", "auto")]
+    assert results[0] == results[1] != "[\n\n]\n"
+    with pytest.raises(DataError, match="give a larger max_megapixels"):
+        run(tmp_path / "m.safetensors", tmp_path, "--max-megapixels", "0.0001")
 
 
 def test_the_detector_alone_and_the_fast_backend_give_the_same_numbers(

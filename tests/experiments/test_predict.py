@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,12 @@ def test_folders_give_pictures_at_the_same_places_and_one_json(
     for _ in range(2):
         command.main([weights, str(images), "--out", str(out), "--score-threshold", "0"])
         assert written(out) == ["a.bmp", "a.png", "b.gif.png", "deep/er/a.PNG", "detections.json"]
+    printed = capsys.readouterr()
+    left_aside = "left aside 1 file that Pillow does not know (1 .txt; the first is notes.txt) and 1 hidden "
+    assert f"note: {images}: {left_aside}file or folder (the first is .hidden.png)" in printed.err
     content = json.loads((out / "detections.json").read_text())
     num_detections = sum(len(record["scores"]) for record in content["images"])
-    assert f"{num_detections} detections of at least 0 in 4 images" in capsys.readouterr().out
+    assert f"{num_detections} detections of at least 0 in 4 images" in printed.out
     assert 18 <= num_detections <= 24  # six proposals an image; one without area is dropped
     assert content["score_threshold"] == 0
     assert content["categories"] == model.card.categories
@@ -87,6 +91,44 @@ def test_equal_names_in_two_inputs_keep_their_folders(weights: str, tmp_path: Pa
     assert written(out) == ["detections.json", "x/a.png", "y/z/A.png"]
 
 
+def test_names_that_would_meet_with_png_added(weights: str, tmp_path: Path) -> None:
+    images = tmp_path / "in"
+    for name in ("a.gif", "a.gif.png", "a.webp", "a.stages.webp"):
+        save(images / name)
+    out = tmp_path / "out"
+    command.main([weights, str(images), "--out", str(out), "--stages", "--score-threshold", "1"])
+    pictures = {record["picture"] for record in json.loads((out / "detections.json").read_text())["images"]}
+    assert len(pictures) == 4
+    assert len(written(out)) == 9
+
+
+def test_the_range_of_deep_pictures_and_the_limit_of_size(
+    weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = np.linspace(0, 4095, 2400).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    arguments = [weights, str(tmp_path / "deep.png"), "--out", str(tmp_path / "out"), "--score-threshold", "1"]
+    for options, message in (
+        ([], "deep.png has 16-bit values from 0 to 4095, and which value is white cannot be known"),
+        (["--pixel-range", "0,100"], r"outside pixel_range \[0,100\]"),
+        (["--max-megapixels", "0.002"], "deep.png is 40 x 60 pixels"),
+    ):
+        with pytest.raises(UserError, match="none of the 1 images could be read"):
+            command.main([*arguments, *options])
+        assert re.search(message, capsys.readouterr().err)
+    for text in ("uint12", "0,4095", "[0, 4095]"):
+        command.main([*arguments, "--pixel-range", text])
+        with Image.open(tmp_path / "out" / "deep.png") as picture_:
+            assert picture_.convert("L").getextrema()[1] >= 250
+    for options, message in (
+        (["--pixel-range", "uint7"], "--pixel-range: pixel_range must be .*, got uint7"),
+        (["--pixel-range", "a,b"], "--pixel-range: pixel_range must be .*, got a,b"),
+        (["--max-megapixels", "0"], "--max-megapixels 0: give a number above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            command.main([*arguments, *options])
+
+
 def test_an_unreadable_image_is_named_and_the_others_are_done(
     weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +151,7 @@ def test_what_the_command_refuses_before_it_writes(weights: str, tmp_path: Path)
     out = str(tmp_path / "out")
     for arguments, message in (
         ([weights, str(tmp_path / "nope"), "--out", out], "nope: there is no such image or folder"),
-        ([weights, str(tmp_path / "empty"), "--out", out], r"empty holds no images \(jpg, "),
+        ([weights, str(tmp_path / "empty"), "--out", out], "empty holds no picture: it is empty"),
         ([weights, str(image), "--out", str(image.parent)], "a.png would replace an input"),
         ([weights, str(image), "--out", str(tmp_path / "file")], "file is a file: give a folder"),
         ([str(tmp_path / "no.safetensors"), str(image), "--out", out], "no.safetensors: there is no such"),

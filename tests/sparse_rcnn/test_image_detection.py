@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,44 @@ def test_greyscale_palette_alpha_and_rotated_pictures(model: SparseRCNN) -> None
     upright = stored.transpose(Image.Transpose.ROTATE_270)
     assert upright.size == (30, 60)
     assert_same(model.predict(stored), model.predict(upright))
+
+
+def test_deep_pil_images_follow_the_rule_of_files(model: SparseRCNN, tmp_path: Path) -> None:
+    deep = np.linspace(0, 4095, 2400).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "p.png")
+    expected = model.predict(Image.fromarray((deep >> 4).astype(np.uint8)))
+    for given in (Image.fromarray(deep), Image.fromarray(deep.astype(np.int32)), tmp_path / "p.png"):
+        with pytest.raises(DataError, match="which value is white cannot be known; give pixel_range"):
+            model.predict(given)
+        with pytest.raises(DataError, match="give pixel_range"):
+            model.predict_stages(given)
+        assert_same(model.predict(given, pixel_range="uint12"), expected)
+        model.predict_stages(given, pixel_range="uint12")
+    with pytest.raises(UserError, match="pixel_range must be auto, "):
+        model.predict(picture(), pixel_range="uint7")
+
+
+def test_weights_carry_the_range_they_were_trained_with(tmp_path: Path) -> None:
+    card = replace(small_card(), pixel_range="uint12")
+    model = small_detector(card=card).eval()
+    save_detector(model, card, tmp_path / "m.safetensors")
+    loaded = SparseRCNN.from_pretrained(tmp_path / "m.safetensors")
+    deep = np.linspace(0, 4095, 2400).reshape(40, 60).astype(np.uint16)
+    found = loaded.predict(Image.fromarray(deep))
+    assert_same(found, model.predict(Image.fromarray((deep >> 4).astype(np.uint8))))
+    with pytest.raises(DataError, match="cannot be known"):
+        loaded.predict(Image.fromarray(deep), pixel_range="auto")
+
+
+def test_the_limit_of_size_is_for_files_and_what_is_not_loaded_yet(model: SparseRCNN, tmp_path: Path) -> None:
+    to_pil(picture()).save(tmp_path / "p.png")
+    with pytest.raises(DataError, match=r"p.png is 40 x 60 pixels .* give a larger max_megapixels"):
+        model.predict(tmp_path / "p.png", max_megapixels=0.001)
+    with Image.open(tmp_path / "p.png") as opened:
+        with pytest.raises(DataError, match=r"image 0 \(a PIL image\) is 40 x 60 pixels"):
+            model.predict(opened, max_megapixels=0.001)
+        opened.load()
+        assert_same(model.predict(opened, max_megapixels=0.001), model.predict(picture()))
 
 
 def test_the_rotation_of_a_file_and_of_the_picture_opened_from_it_is_one(model: SparseRCNN, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from experiments.config.build import (
 )
 from experiments.config.targets import ConfigError
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.rundir.identity import run_identity
 from tests.support import detectors
 from tests.support.configs import CONF, checked, compose_run
 
@@ -233,3 +234,20 @@ def test_values_that_a_constructor_refuses_fail_before_data_is_loaded(override: 
 
 def test_conf_holds_yaml_alone() -> None:
     assert {p.suffix for p in CONF.rglob("*") if p.is_file()} == {".yaml"}
+
+
+def test_the_range_of_deep_pictures_is_checked_and_identifies_a_run() -> None:
+    def identity(*overrides: str) -> str:
+        return run_identity(checked(*overrides), {})
+
+    assert checked()["input"]["pixel_range"] == "auto"
+    assert checked("input.pixel_range=[0,4095]")["input"]["pixel_range"] == [0, 4095]
+    assert identity() == identity("input.max_megapixels=20") == identity("input.max_megapixels=null")
+    assert len({identity(), identity("input.pixel_range=uint12"), identity("input.pixel_range=[0,1000]")}) == 3
+    for wrong, message in (
+        ("input.pixel_range=uint7", r"^input\.pixel_range must be auto, uint8, .* or two numbers .*, got uint7"),
+        ("input.pixel_range=[2,1]", r"^input\.pixel_range must be auto, .*, got \[2, 1\]"),
+        ("input.max_megapixels=0", r"^input\.max_megapixels must be above 0 or null"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            checked(wrong)

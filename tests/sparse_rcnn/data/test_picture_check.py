@@ -11,6 +11,7 @@ from PIL import Image
 
 from sparse_rcnn.data.image_headers import ends_whole, read_ends, read_header
 from sparse_rcnn.data.picture_check import decode_all, find_problems, in_both
+from sparse_rcnn.pixel_range import AUTO
 from tests.support.coco_files import dataset, small_set
 
 FORMATS = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"]
@@ -47,6 +48,18 @@ def test_a_whole_file_of_a_common_format_need_not_be_decoded(tmp_path, format):
     assert ends_whole(read_ends(path), format)
 
 
+def test_values_of_unknown_range_and_too_many_pixels_are_found_without_training(tmp_path):
+    data = dataset(tmp_path, small_set())
+    folder = tmp_path / "images"
+    Image.fromarray(np.full((40, 60), 900, np.uint16)).save(folder / "9.png")
+    for check in (find_problems, lambda *given: decode_all(*given)[0]):
+        problems = check(data.coco, folder, AUTO, 1)
+        assert problems.keys() == {1}
+        assert "give pixel_range" in problems[1]
+        assert check(data.coco, folder, "uint12", 1) == {}
+        assert "more than max_megapixels" in check(data.coco, folder, "uint12", 0.001)[0]
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_the_orientation_of_a_png_may_come_before_or_after_the_pixels(tmp_path, late):
     exif = Image.Exif()
@@ -76,17 +89,17 @@ def test_the_cheap_check_and_the_thorough_one(tmp_path):
     data = dataset(tmp_path, small_set())
     folder = tmp_path / "images"
     counts: list[int] = []
-    assert find_problems(data.coco, folder, counts.append) == {}
+    assert find_problems(data.coco, folder, AUTO, 1, counts.append) == {}
     assert sum(counts) == 3
     corrupt(folder / "5.png")
     Image.new("RGB", (60, 41)).save(folder / "9.png")
     (folder / "70.png").unlink()
-    cheap = find_problems(data.coco, folder)
+    cheap = find_problems(data.coco, folder, AUTO, 1)
     assert cheap == {
         1: "is 41 x 60 pixels (height x width), its record says 40 x 60",
         2: "does not exist",
     }
-    problems, _ = decode_all(data.coco, folder)
+    problems, _ = decode_all(data.coco, folder, AUTO, 1)
     assert problems.keys() == {0, 1, 2}
     assert "cannot be read as an image" in problems[0]
     assert {i: problems[i] for i in (1, 2)} == cheap
@@ -95,6 +108,6 @@ def test_the_cheap_check_and_the_thorough_one(tmp_path):
 def test_equal_pictures_are_found_by_their_content(tmp_path):
     data = dataset(tmp_path, small_set())
     (tmp_path / "images" / "9.png").write_bytes((tmp_path / "images" / "70.png").read_bytes())
-    _, files = decode_all(data.coco, tmp_path / "images")
+    _, files = decode_all(data.coco, tmp_path / "images", AUTO, 1)
     assert sorted(files.values()) == [[0], [1, 2]]
     assert in_both(files, {next(digest for digest, who in files.items() if who == [0]): [5]}) == [(0, 5)]
