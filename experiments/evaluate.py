@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
-from experiments.cli.picture_options import add_picture_options, max_megapixels_option, pixel_range_option
+from experiments.cli.picture_options import (
+    PICTURE_OPTIONS,
+    add_picture_options,
+    max_megapixels_option,
+    pixel_range_option,
+)
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.rundir import layout
 
 if TYPE_CHECKING:
+    from experiments.run.detection import Computation
     from experiments.run.evaluation_record import Evaluation
     from sparse_rcnn.data.coco import CocoDetection
-    from sparse_rcnn.detection_table import DetectionTable
     from sparse_rcnn.detector import SparseRCNN
     from sparse_rcnn.distributed import World
     from sparse_rcnn.pixel_range import PixelRange
 
-OPTIONS = {"skip_unreadable": "--skip-unreadable"}  # what a user types for the arguments that messages advise
 WIDE = 100  # detections an image that the COCO protocol counts
 
 
@@ -59,9 +63,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--out", type=Path, metavar="DIR", help="write metrics.json and detections.json (COCO results) there"
     )
-    data.add_argument(
-        "--skip-unreadable", action="store_true", help="leave out pictures that cannot be read, with a word"
-    )
     how = parser.add_argument_group("computation (default: as the run, for weights 8, 2 and fp32)")
     how.add_argument("--batch-size", type=int, metavar="N", help="images of a batch on each process")
     how.add_argument("--num-workers", type=int, metavar="N", help="processes that load images")
@@ -83,10 +84,7 @@ class Job:
     excluded_categories: Sequence[str | int]
     pixel_range: PixelRange | None  # None: that of the model's card
     max_megapixels: float | None
-    batch_size: int
-    num_workers: int
-    precision: str
-    channels_last: bool
+    computation: Computation
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
     """Detect, evaluate, print, write."""
     from experiments.cli.naming import naming
+    from experiments.run.detection import detect_all
     from experiments.run.evaluation_record import evaluate_stages
     from experiments.run.pictures import readable_pictures
     from experiments.run.result_files import write_detections
@@ -143,7 +142,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     with naming("--backend"):
         evaluator = CocoEvaluator(CocoGroundTruth(dataset.coco), args.backend) if world.is_main else None
     started = time.perf_counter()
-    tables = run_detector(args, job, model, dataset, world)
+    tables = detect_all(model, dataset, world, job.computation, last_only=not args.all_stages)
     if tables is None:
         return
     seconds = time.perf_counter() - started
@@ -153,7 +152,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     print_metrics(evaluation, f"{args.path} on {job.annotations}", shown, args.per_class)
     speed = len(dataset) / seconds
     elapsed = time.strftime("%H:%M:%S", time.gmtime(seconds))
-    print(f"{len(dataset)} images in {elapsed}, {speed:.1f} images/s on {world.device} ({job.precision})")
+    print(f"{len(dataset)} images in {elapsed}, {speed:.1f} images/s on {world.device} ({job.computation.precision})")
     if args.out is not None:
         about = {
             "weights": args.path.resolve(),
@@ -162,37 +161,12 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
             "num_images": len(dataset),
             "fingerprint": dataset.fingerprint,
             "device": str(world.device),
-            "precision": job.precision,
+            "precision": job.computation.precision,
             "images_per_second": round(speed, 3),
         }
         write_detections(args.out / layout.DETECTIONS, tables[-1], dataset.coco)
         write_json_atomic(args.out / "metrics.json", evaluation.to_json(job.split, **about))
         print(f"written: {args.out / 'metrics.json'}, {args.out / 'detections.json'}")
-
-
-def run_detector(
-    args: argparse.Namespace, job: Job, model: SparseRCNN, dataset: CocoDetection, world: World
-) -> list[DetectionTable] | None:
-    import torch
-    from tqdm import tqdm
-
-    from sparse_rcnn.allocator import keep_freed_memory
-    from sparse_rcnn.data.batching import EvalBatchSampler
-    from sparse_rcnn.data.loading import eval_batches
-    from sparse_rcnn.dataset_detection import detect
-
-    if world.device.type == "cpu":
-        keep_freed_memory()
-    model.to(world.device)
-    model.to(memory_format=torch.channels_last if job.channels_last else torch.contiguous_format)
-    batches = eval_batches(dataset, job.batch_size, job.num_workers, world)
-    sampler = batches.batch_sampler
-    assert isinstance(sampler, EvalBatchSampler)
-    total = len(sampler.indices)
-    category_ids = dataset.category_ids
-    with tqdm(total=total, desc="detect", unit="img", disable=None if world.is_main else True) as bar:
-        last_only = not args.all_stages
-        return detect(model, batches, category_ids, world, job.precision, bar.update, last_only)
 
 
 def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
@@ -208,6 +182,8 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         raise UserError(f"{args.path} is not a run directory, so it has no data: give --annotations and --images")
     else:
         data = {"annotations": args.annotations, "images": args.images}
+    from experiments.run.detection import Computation
+
     batch_size = config["eval"]["batch_size"] if config else 8
     num_workers = config["data"]["num_workers"] if config else 2
     return Job(
@@ -219,10 +195,12 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         excluded_categories=config["data"].get("excluded_categories", []) if config and own else [],
         pixel_range=pixel_range_option(args),
         max_megapixels=max_megapixels_option(args, config if own else None),
-        batch_size=batch_size if args.batch_size is None else args.batch_size,
-        num_workers=num_workers if args.num_workers is None else args.num_workers,
-        precision=args.precision or (config["train"]["precision"] if config else "fp32"),
-        channels_last=config["train"]["channels_last"] if config else False,
+        computation=Computation(
+            batch_size=batch_size if args.batch_size is None else args.batch_size,
+            num_workers=num_workers if args.num_workers is None else args.num_workers,
+            precision=args.precision or (config["train"]["precision"] if config else "fp32"),
+            channels_last=config["train"]["channels_last"] if config else False,
+        ),
     )
 
 
@@ -292,4 +270,4 @@ def _check(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(main, OPTIONS)
+    run_cli(main, PICTURE_OPTIONS)

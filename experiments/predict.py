@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
 from experiments.cli.picture_folders import find_pictures
-from experiments.cli.picture_options import add_picture_options, max_megapixels_option, pixel_range_option
+from experiments.cli.picture_options import (
+    PICTURE_OPTIONS,
+    add_picture_options,
+    max_megapixels_option,
+    pixel_range_option,
+)
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
 
@@ -27,12 +32,18 @@ WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.predict",
-        description="Detect in images: annotated pictures and one detections.json come out.",
+        description="Detect in images: annotated pictures and one detections.json come out. With --annotations, in "
+        "the images that a COCO file lists, such as COCO's test-dev: results.json comes out, to be submitted.",
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
-    parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="+", help="image, or folder of images")
+    parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="*", help="image, or folder of images")
+    parser.add_argument("--annotations", metavar="JSON", type=Path, help="COCO file whose images to detect in")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of its images")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--score-threshold", metavar="S", type=float, default=0.3, help="leave out lower scores (0.3)")
+    parser.add_argument(
+        "--score-threshold", metavar="S", type=float,
+        help="leave out lower scores (0.3; with --annotations 0: the evaluation counts all)",
+    )  # fmt: skip
     parser.add_argument(
         "--stages", action="store_true",
         help="also draw the learned proposals and the boxes of every stage, in NAME.stages.*",
@@ -47,11 +58,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Detect in all images; one that cannot be read is named and left out, and the exit code is then 1."""
     args = parse(arguments)
+    if args.score_threshold is None:
+        args.score_threshold = 0.3 if args.annotations is None else 0.0
     if not 0 <= args.score_threshold <= 1:
         raise UserError(f"--score-threshold {args.score_threshold}: give a score within 0 and 1")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
     pixel_range, max_megapixels = pixel_range_option(args), max_megapixels_option(args)
+    if (args.annotations is None) != (args.images is None):
+        raise UserError("--annotations and --images belong together: give both")
+    if args.annotations is not None:
+        if args.inputs or args.stages:
+            raise UserError("--annotations: the file lists the images; leave INPUT and --stages out")
+        submit(args, pixel_range, max_megapixels)
+        return
+    if not args.inputs:
+        raise UserError("there is nothing to detect in: give images or folders, or --annotations and --images")
     pictures = plan_outputs(args.inputs, args.out)
     from experiments.cli.naming import init_world_on
     from sparse_rcnn.detector import SparseRCNN
@@ -80,6 +102,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if num_unreadable:
         raise UserError(f"{num_unreadable} of {len(pictures)} images could not be read, see the warnings")
+
+
+def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapixels: float | None) -> None:
+    """Detect in the images of a COCO file and write results.json, with its ids and of every score."""
+    from experiments.cli.naming import init_world_on
+    from experiments.run.detection import Computation, write_results
+    from sparse_rcnn.detector import SparseRCNN
+
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file: give a folder")
+    with trusted_modules(args) as trusted:
+        model = SparseRCNN.from_pretrained(args.path, trusted)
+    assert model.card is not None
+    path = args.out / "results.json"
+    number = write_results(
+        model,
+        args.annotations,
+        args.images,
+        path,
+        init_world_on(args.device, "--device"),
+        Computation(args.batch_size, num_workers=2, precision="fp32", channels_last=False),
+        args.score_threshold,
+        model.card.pixel_range if pixel_range is None else pixel_range,
+        max_megapixels,
+        args.skip_unreadable,
+    )
+    print(f"{number} detections as COCO results in {path}")
 
 
 def predict_files(
@@ -198,4 +247,4 @@ def picture_name(name: Path) -> Path:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, PICTURE_OPTIONS)

@@ -39,6 +39,11 @@ class DetectionTable:
             detections.scores.double().numpy(),
         )
 
+    def of_score(self, score_threshold: float) -> DetectionTable:
+        """Those of at least a score."""
+        kept = self.scores >= score_threshold
+        return DetectionTable(*(column[kept] for column in vars(self).values()))
+
     @classmethod
     def concatenate(cls, tables: Sequence[DetectionTable]) -> DetectionTable:
         if not tables:

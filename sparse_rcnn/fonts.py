@@ -23,6 +23,10 @@ _PROBE_SIZE = 16
 Font = ImageFont.FreeTypeFont
 
 
+class FontWarning(UserWarning):
+    """A text that no font here can draw, or a font that cannot be read."""
+
+
 def one_line(text: str) -> str:
     """The text without what no font draws: line breaks and other control characters, halves of characters."""
     return "".join(
@@ -115,6 +119,7 @@ def _warn_of_missing(names: tuple[str, ...]) -> None:
         warnings.warn(
             f"no font here has the characters {listed} of class {shown}{more}, pictures show boxes in their place: "
             f"install a font that has them, or give its file in the environment variable {FONT_VARIABLE}",
+            FontWarning,
             stacklevel=3,
         )
 
@@ -179,7 +184,7 @@ def _own_font() -> str | None:
     if not file:
         return None
     if _probe(file) is None:
-        warnings.warn(f"{FONT_VARIABLE}={file} cannot be read as a font and is left out", stacklevel=2)
+        warnings.warn(f"{FONT_VARIABLE}={file} cannot be read as a font and is left out", FontWarning, stacklevel=2)
         return None
     return file
 

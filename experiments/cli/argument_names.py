@@ -36,7 +36,7 @@ def one_line_warnings(names: Mapping[str, str] = KEYS) -> Iterator[None]:
     before = warnings.showwarning
 
     def show(message: Any, category: type[Warning], *rest: Any, **other: Any) -> None:
-        if category.__name__ == "DataWarning":  # by name: its module need not be imported for --help
+        if category.__module__.startswith("sparse_rcnn."):
             print(f"warning: {as_typed(str(message), names)}", file=sys.stderr, flush=True)
         else:
             before(message, category, *rest, **other)

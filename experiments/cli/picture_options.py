@@ -11,9 +11,19 @@ from experiments.cli.naming import naming
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.pixel_range import PixelRange, checked_pixel_range
 
+# What a user of these commands types for the arguments that messages advise.
+PICTURE_OPTIONS = {
+    "skip_unreadable": "--skip-unreadable",
+    "pixel_range": "--pixel-range",
+    "max_megapixels": "--max-megapixels",
+}
+
 
 def add_picture_options(parser: Any) -> None:
-    """Add ``--pixel-range`` and ``--max-megapixels`` to a parser or a group of it."""
+    """Add ``--skip-unreadable``, ``--pixel-range`` and ``--max-megapixels`` to a parser or a group of it."""
+    parser.add_argument(
+        "--skip-unreadable", action="store_true", help="leave out pictures that cannot be read, and name them"
+    )
     parser.add_argument(
         "--pixel-range", metavar="RANGE",
         help="black and white in files of more than 8 bits: auto, uint8, uint12, uint16, float or LOW,HIGH "

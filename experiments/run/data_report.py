@@ -63,7 +63,7 @@ def print_report(reports: Sequence[SplitReport]) -> None:
             objects = int(coco.num_objects.sum())
             contents = (
                 f"{counted(len(coco.image_ids), 'image')}, {counted(objects, 'box')}, "
-                f"{len(coco.categories)} classes ({shortened(coco.class_names, 8)})"
+                f"{counted(len(coco.categories), 'class')} ({shortened(coco.class_names, 8)})"
             )
             console.print(Text.assemble((report.name, "bold"), f": {coco.source}: {contents}"))
         for level in LEVELS:

@@ -110,7 +110,7 @@ def counted(number: int, noun: str) -> str:
     """A number and its noun, in the plural where there are several."""
     if number == 1:
         return f"1 {noun}"
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("x") else "s")
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("x", "s")) else "s")
     return f"{number} {plural}"
 
 

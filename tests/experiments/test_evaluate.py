@@ -209,3 +209,40 @@ def test_two_processes_give_the_numbers_of_one(weights: Path, data: Path, tmp_pa
     assert two == pytest.approx(one, abs=1e-9)
     counts = [len(json.loads((tmp_path / n / "detections.json").read_text())) for n in ("one", "two")]
     assert counts[0] == counts[1]
+
+
+def test_a_file_that_lists_some_classes_under_other_numbers(
+    data: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same numbers as on the file itself, reduced to its dogs; ids in the results are those of the file."""
+    content = json.loads((data / "instances.json").read_text())
+    dog = next(category for category in CATEGORIES if category["name"] == "dog")
+    dogs = [record for record in content["annotations"] if record["category_id"] == dog["id"]]
+    content |= {
+        "categories": [{"id": "d", "name": "dog"}],
+        "annotations": [{**record, "category_id": "d"} for record in dogs],
+    }
+    (tmp_path / "dogs.json").write_text(json.dumps(content))
+    where = ["--annotations", str(tmp_path / "dogs.json"), "--images", str(data), "--num-workers", "0"]
+    command.main([str(weights), *where, "--out", str(tmp_path / "out"), "--max-dets", "500"])
+    assert "maxDets 500" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert "d" in {record["category_id"] for record in results}
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    expected = evaluate_detections(
+        tmp_path / "dogs.json", [r for r in results if r["category_id"] == "d"], "pycocotools"
+    )
+    assert metrics["metrics"]["test/bbox/AP"] == pytest.approx(expected.summary["AP"], abs=1e-9)
+    assert metrics["per_class"]["dog"]["AP"] == pytest.approx(expected.per_class["dog"], abs=1e-9)
+    assert metrics["per_class"]["cat"]["AP"] is None
+
+
+def test_nothing_to_score_names_the_command_that_scores_nothing(data: Path, weights: Path, tmp_path: Path) -> None:
+    content = json.loads((data / "instances.json").read_text())
+    del content["annotations"]
+    (tmp_path / "image_info.json").write_text(json.dumps(content))
+    where = ["--annotations", str(tmp_path / "image_info.json"), "--images", str(data)]
+    with pytest.raises(
+        DataError, match=r"no annotations: there is nothing to score; python -m experiments.predict PATH"
+    ):
+        command.main([str(weights), *where])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from experiments import predict as command
 from sparse_rcnn import SparseRCNN
-from sparse_rcnn.errors import UserError
+from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.weights import save_detector
 from tests.support.detectors import small_card, small_detector
 from tests.support.pictures import picture, to_pil
@@ -164,3 +165,48 @@ def test_what_the_command_refuses_before_it_writes(weights: str, tmp_path: Path)
             command.main(arguments)
     assert not Path(out).exists()
     assert written(tmp_path / "in") == ["a.png"]
+
+
+def listed(folder: Path, **changes: Any) -> list[str]:
+    """Two pictures that a file without annotations lists, as COCO's of test-dev does; the options that name it."""
+    content = {
+        "images": [{"id": f"img_{i}", "file_name": f"{i}.png"} for i in range(2)],
+        "categories": small_card().categories,
+        **changes,
+    }
+    folder.mkdir(exist_ok=True)
+    for i in range(2):
+        save(folder / f"{i}.png", seed=i)
+    (folder / "image_info.json").write_text(json.dumps(content))
+    return ["--annotations", str(folder / "image_info.json"), "--images", str(folder)]
+
+
+@pytest.mark.filterwarnings("ignore::sparse_rcnn.data.findings.DataWarning")
+def test_images_of_a_file_give_results_to_submit(
+    model: SparseRCNN, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main([weights, *listed(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert written(tmp_path / "out") == ["results.json"]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert f"{len(results)} detections as COCO results" in capsys.readouterr().out
+    assert {record["image_id"] for record in results} == {"img_0", "img_1"}
+    assert {record["category_id"] for record in results} <= {category["id"] for category in small_card().categories}
+    found = model.predict(str(tmp_path / "in" / "0.png"), score_threshold=0)
+    scores = [record["score"] for record in results if record["image_id"] == "img_0"]
+    assert scores == pytest.approx(found.scores.tolist(), abs=1e-5)
+    command.main([weights, *listed(tmp_path / "in"), "--out", str(tmp_path / "out"), "--score-threshold", "1"])
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == []
+
+
+def test_mistakes_with_a_file_of_images(weights: str, tmp_path: Path) -> None:
+    options = listed(tmp_path / "in", categories=[{"id": 1, "name": "wolf"}])
+    out = ["--out", str(tmp_path / "out")]
+    with pytest.raises(DataError, match=r"image_info.json and the detector have different categories: 'wolf'"):
+        command.main([weights, *options, *out])
+    with pytest.raises(UserError, match="--annotations and --images belong together"):
+        command.main([weights, *options[:2], *out])
+    with pytest.raises(UserError, match="the file lists the images; leave INPUT and --stages out"):
+        command.main([weights, str(tmp_path), *options, *out])
+    with pytest.raises(UserError, match="there is nothing to detect in: give images or folders"):
+        command.main([weights, *out])
+    assert not (tmp_path / "out").exists()
