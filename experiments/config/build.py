@@ -17,6 +17,7 @@ from experiments.config.validation import instantiate_options
 from sparse_rcnn.backbone import ResNet
 from sparse_rcnn.data.annotations import no_boxes
 from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.data.findings import shortened
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import UserError
@@ -117,6 +118,11 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
         )
         for split, transform in (("train", "train"), ("val", "eval"))
     )
+    if train.coco.unknown_exclusions:
+        raise UserError(
+            f"data.excluded_categories: {train.coco.unknown_exclusions[0]!r} is not a category of "
+            f"{data['train']['annotations']} ({shortened(train.class_names, 8)})"
+        )
     for dataset, purpose in ((train, "learn from"), (val, "score")):
         if not dataset.coco.num_objects.any():
             raise no_boxes(dataset.coco, purpose)

@@ -10,6 +10,9 @@ from sparse_rcnn.data.findings import LEFT_OUT, NOTE, REPAIRED
 from sparse_rcnn.data.ids import Ids
 from sparse_rcnn.data.records import Records
 
+# Flags as tools write them; 1.0 and True are equal to 1.
+TRUE, FALSE = (1, "1", "true", "True"), (0, "0", "false", "False", "")
+
 
 def category_names(categories: Records) -> list[str]:
     values, present = categories.required("name")
@@ -56,15 +59,15 @@ def reference_positions(
 def crowd_flags(records: Records) -> NDArray[np.bool_]:
     """Crowd boxes: by ``iscrowd``, or by the ``ignore`` of VisDrone, CrowdHuman and others."""
     values = records.values("iscrowd")
-    crowd = np.array([value in (1, True, "1") for value in values], dtype=np.bool_)
-    clear = np.array([value is None or value in (0, 1, "0", "1", "") for value in values], dtype=np.bool_)
+    crowd = np.array([value in TRUE for value in values], dtype=np.bool_)
+    clear = np.array([value is None or value in TRUE or value in FALSE for value in values], dtype=np.bool_)
     records.refuse(
         ~clear, "iscrowd", lambda i: f"has an iscrowd that is neither 0 nor 1; correct the record ({values[i]!r:.80})"
     )
     flags = records.values("ignore")
     if set(map(type, flags)) <= {type(None)}:
         return crowd
-    ignored = np.array([flag not in (None, 0, False, "0", "") for flag in flags], dtype=np.bool_)
+    ignored = np.array([flag in TRUE for flag in flags], dtype=np.bool_)
     if (ignored & ~crowd).any():
         records.findings.add(
             NOTE,

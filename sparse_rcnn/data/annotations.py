@@ -41,6 +41,7 @@ class CocoAnnotations:
         fingerprint: the SHA-256 of the file, empty for content that is no file.
         ids, category_ids: the ids of images and categories as the file spells them.
         has_annotations: whether the file has annotations at all (those of a test set have none).
+        unknown_exclusions: categories to leave out that the file has not; a validation set may lack classes.
         findings: the faults, repairs and records left out; those of images to come are added.
     """
 
@@ -60,6 +61,7 @@ class CocoAnnotations:
     category_ids: Ids
     has_annotations: bool
     findings: Findings = field(repr=False)
+    unknown_exclusions: tuple[str | int, ...] = ()
 
     @property
     def class_names(self) -> list[str]:
@@ -174,13 +176,15 @@ def _without_categories(coco: CocoAnnotations, excluded: Sequence[str | int]) ->
     if not excluded:
         return coco
     originals = [coco.category_ids.original(category["id"]) for category in coco.categories]
-    chosen = np.zeros(len(coco.categories), np.bool_)
+    chosen, unknown = np.zeros(len(coco.categories), np.bool_), []
     for wanted in excluded:
         matches = [
             i
             for i, (category, original) in enumerate(zip(coco.categories, originals, strict=True))
             if wanted == category["name"] or str(wanted) == str(original)
         ]
+        if not matches:
+            unknown.append(wanted)
         if len(matches) > 1:
             found = ", ".join(f"id {originals[i]}" for i in matches)
             said = f"excluded_categories={wanted!r} is more than one category ({found}); give its id"
@@ -197,6 +201,7 @@ def _without_categories(coco: CocoAnnotations, excluded: Sequence[str | int]) ->
         mine,
         categories=[c for c, out in zip(coco.categories, chosen, strict=True) if not out],
         labels=(np.cumsum(~chosen) - 1)[mine.labels],
+        unknown_exclusions=tuple(unknown),
     )
 
 

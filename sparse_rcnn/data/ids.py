@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Key = int | str
-_DIGITS = re.compile(r"-?[0-9]+")  # int() would also take 1_000 and digits of other scripts
+_DIGITS = re.compile(r"(-?[0-9]+)(\.0*)?")  # int() would also take 1_000 and digits of other scripts
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -24,7 +24,8 @@ def id_key(value: Any) -> Key | None:
     if isinstance(value, (float, np.floating)):
         return int(value) if value == value and abs(value) < 2**63 and value == int(value) else None
     if isinstance(value, str) and (text := value.strip()):
-        return int(text) if _DIGITS.fullmatch(text) else text
+        match = _DIGITS.fullmatch(text)
+        return int(match[1]) if match else text
     return None
 
 

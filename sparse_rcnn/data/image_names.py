@@ -34,11 +34,11 @@ class FoundFiles:
 
 
 def name_of_record(record: Mapping[str, Any]) -> str | None:
-    """The file name of an image record; the last part of a URL where that is all it has; None for none."""
+    """The file name of an image record, or the URL or path that it has in its place; None for none."""
     for key in ("file_name", "coco_url", "path", "url", "flickr_url"):
         value = record.get(key)
         if isinstance(value, str) and value.strip():
-            return value if key == "file_name" else _parts_of_url(value)[-1]
+            return value
     return None
 
 

@@ -71,7 +71,8 @@ def problem_of(header: ImageHeader, size_hw: Sequence[int]) -> str | None:
     height, width = size_hw
     if header.problem is None and min(height, width) > 0 and not header.has_size((height, width)):
         found = "{} x {}".format(*header.upright_size_hw)
-        return f"is {found} pixels (height x width), its record says {height} x {width}"
+        swapped = "; the two are swapped" if header.has_size((width, height)) else ""
+        return f"is {found} pixels (height x width), its record says {height} x {width}{swapped}"
     return header.problem
 
 

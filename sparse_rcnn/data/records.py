@@ -108,8 +108,11 @@ class Records:
             self.findings.error(kind, f"{self.name(first)} {said}", [self.label(int(i)) for i in indices])
 
     def values(self, key: str) -> list[Any]:
-        """The values of a key, None where it is absent or null."""
-        return [record.get(key) for record in self.records]
+        """The values of a key, None where it is absent, null, or the NaN that pandas writes for null."""
+        values = [record.get(key) for record in self.records]
+        if float in set(map(type, values)):
+            return [None if value != value else value for value in values]
+        return values
 
     def required(self, key: str) -> tuple[list[Any], NDArray[np.bool_]]:
         """The values of a key and where there is one; an absent or null one is a fault."""

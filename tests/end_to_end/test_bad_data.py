@@ -115,6 +115,14 @@ def test_malformed_json(command: TrainCommand, tmp_path: Path, data: Path) -> No
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_category_to_exclude_that_is_not_there(command: TrainCommand, tmp_path: Path, data: Path) -> None:
+    line = command.fails(training.coco_overrides(data, tmp_path / "runs", "data.excluded_categories=[pear]"))
+    assert line.startswith(
+        f"data.excluded_categories: 'pear' is not a category of {data / 'instances_train.json'} (disc"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_missing_images(command: TrainCommand, tmp_path: Path, data: Path) -> None:
     record = json.loads((data / "instances_train.json").read_text())["images"][3]
     (data / "train" / record["file_name"]).unlink()

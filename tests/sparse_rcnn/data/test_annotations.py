@@ -129,7 +129,6 @@ REFUSED = {
     "negative height": (changed("annotations", 2, bbox=[1, 2, 3, -4]), "id 3 has a bbox of zero or negative"),
     "iscrowd 2": (changed("annotations", 1, iscrowd=2), "annotation id 2 has an iscrowd that is neither"),
     "fractional width": (changed("images", 2, width=60.5), "image id 9 has width 60.5, a whole number"),
-    "width NaN": (changed("images", 2, width=math.nan), "image id 9 has width nan, a whole number"),
     "width a word": (changed("images", 2, width="wide"), "image id 9 has width 'wide', a whole number"),
 }
 
@@ -196,9 +195,18 @@ def spelled(section: str, key: str, spelling: Any) -> dict[str, Any]:
     return content
 
 
+def spelled_flags() -> dict[str, Any]:
+    content = small_set()
+    for record in content["annotations"]:
+        record |= {"ignore": math.nan, "segmentation": math.nan, "iscrowd": record["iscrowd"] or math.nan}
+    return content
+
+
 SPELLINGS = {
     "image ids as floats": spelled("images", "id", float),
     "image ids as text": spelled("images", "id", str),
+    "image ids as text of floats": spelled("images", "id", lambda i: f"{i}.0"),
+    "flags of pandas": spelled_flags(),
     "references as text": spelled("annotations", "image_id", str),
     "references as floats": spelled("annotations", "category_id", float),
     "category ids as text with spaces": spelled("categories", "id", lambda i: f" {i}"),
@@ -287,7 +295,7 @@ def test_boxes_of_polygons_and_masks(tmp_path):
 
 def test_areas_that_cannot_be_used_are_those_of_the_boxes(tmp_path):
     content = small_set()
-    for record, area in zip(content["annotations"], [None, -1, math.nan, "12"], strict=True):
+    for record, area in zip(content["annotations"], [None, -1, math.inf, "12"], strict=True):
         record["area"] = area
     with pytest.warns(UserWarning, match=r"2 areas that cannot be used, the first -1: .* ids: 2, 3\)$"):
         coco = read_annotations(write_annotations(tmp_path, content), drop_degenerate_boxes=False)
@@ -307,8 +315,9 @@ def test_sizes_that_are_not_there_are_unknown(tmp_path):
     content = small_set()
     del content["images"][0]["width"]
     content["images"][1] |= {"width": -1, "height": -1}
+    content["images"][2] |= {"width": math.nan}
     coco = read_annotations(write_annotations(tmp_path, content), drop_degenerate_boxes=False)
-    assert coco.image_sizes_hw.tolist() == [[0, 0], [40, 60], [0, 0]]
+    assert coco.image_sizes_hw.tolist() == [[0, 0]] * 3
 
 
 def test_excluded_categories_go_with_their_boxes(tmp_path):
@@ -335,9 +344,15 @@ def test_a_root_category_is_pointed_out(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["coco_url", "url", "path"])
-def test_names_of_files_from_addresses(tmp_path, key):
+def test_a_url_in_place_of_a_file_name(tmp_path, key):
     content = small_set()
     del content["images"][0]["file_name"]
-    content["images"][0][key] = "http://example.org/val%20set/70.png?width=3"
+    content["images"][0][key] = "http://example.org/val2017/70.png"
     coco = read_annotations(write_annotations(tmp_path, content), drop_degenerate_boxes=False)
-    assert coco.file_names == ["5.png", "9.png", "70.png"]
+    assert coco.file_names == ["5.png", "9.png", "http://example.org/val2017/70.png"]
+
+
+def test_an_excluded_category_that_is_not_there_is_kept_in_mind(tmp_path):
+    coco = read_annotations(write_annotations(tmp_path, small_set()), False, excluded_categories=["pear", 7])
+    assert coco.unknown_exclusions == ("pear",)
+    assert coco.class_names == ["zebra"]

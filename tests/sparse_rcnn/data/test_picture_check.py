@@ -92,11 +92,11 @@ def test_the_cheap_check_and_the_thorough_one(tmp_path):
     assert find_problems(data.coco, folder, AUTO, 1, counts.append) == {}
     assert sum(counts) == 3
     corrupt(folder / "5.png")
-    Image.new("RGB", (60, 41)).save(folder / "9.png")
+    Image.new("RGB", (40, 60)).save(folder / "9.png")
     (folder / "70.png").unlink()
     cheap = find_problems(data.coco, folder, AUTO, 1)
     assert cheap == {
-        1: "is 41 x 60 pixels (height x width), its record says 40 x 60",
+        1: "is 60 x 40 pixels (height x width), its record says 40 x 60; the two are swapped",
         2: "does not exist",
     }
     problems, _ = decode_all(data.coco, folder, AUTO, 1)
