@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.cli.mistakes import run_cli
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
+from sparse_rcnn.places import user_path
 
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
@@ -27,9 +28,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m experiments.predict",
         description="Detect in images: annotated pictures and one detections.json come out.",
     )
-    parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
-    parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="+", help="image, or folder of images")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write to")
+    parser.add_argument("path", metavar="PATH", type=user_path, help="run directory or weights file")
+    parser.add_argument("inputs", metavar="INPUT", type=user_path, nargs="+", help="image, or folder of images")
+    parser.add_argument("--out", metavar="DIR", type=user_path, required=True, help="folder to write to")
     parser.add_argument("--score-threshold", metavar="S", type=float, default=0.3, help="leave out lower scores (0.3)")
     parser.add_argument(
         "--stages", action="store_true",

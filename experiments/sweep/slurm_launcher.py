@@ -17,6 +17,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
+from experiments.config import schema
 from experiments.sweep.job_labels import job_names
 from experiments.sweep.job_return import LoggedJobReturn
 from sparse_rcnn.errors import UserError
@@ -36,6 +37,7 @@ class SlurmJob(submitit_launcher.SlurmLauncher):
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """Run the job, and raise what it raised, so that SLURM and submitit see it fail."""
+        schema.register_resolvers()  # this process has unpickled the configuration and nothing else
         result = super().__call__(*args, **kwargs)
         result.return_value  # noqa: B018
         return result
