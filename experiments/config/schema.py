@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import re
 import typing
@@ -195,7 +196,14 @@ def register() -> None:
 
 def register_resolvers() -> None:
     """Make ``${user_path:...}`` known: a path with the home folder for a leading ``~``."""
-    OmegaConf.register_new_resolver("user_path", lambda path: os.path.expanduser(str(path)), replace=True)
+    # Before OmegaConf 2.4 `register_resolver` is an older one; from then on the other name is deprecated.
+    takes_replace = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+    register_resolver: Any = OmegaConf.register_resolver if takes_replace else OmegaConf.register_new_resolver
+    register_resolver("user_path", _expand_home, replace=True)
+
+
+def _expand_home(path: Any) -> str:
+    return os.path.expanduser(str(path))
 
 
 def is_text(key: str) -> bool:

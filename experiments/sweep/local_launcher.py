@@ -104,11 +104,16 @@ def _end(jobs: Sequence[_Job]) -> None:
 
 
 def hydra_arguments(config: DictConfig) -> list[str]:
-    """What a job needs of the sweep's own command line: --config-dir, and overrides of Hydra's settings."""
-    folders = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
+    """What a job needs of the sweep's own command line: where its configuration lies, and Hydra's own settings."""
+    hydra, words = config.hydra, list[str]()
+    for option, provider in (("--config-path", "main"), ("--config-dir", "command-line")):
+        for source in hydra.runtime.config_sources:
+            if source.provider == provider:
+                folder = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
+                words += [option, folder]
     of_sweep = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
-    settings = [override for override in config.hydra.overrides.hydra if not override.startswith(of_sweep)]
-    return [*(word for folder in folders for word in ("--config-dir", folder)), *settings]
+    settings = [override for override in hydra.overrides.hydra if not override.startswith(of_sweep)]
+    return [*words, "--config-name", hydra.job.config_name, *settings]
 
 
 class _Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,6 +20,9 @@ from sparse_rcnn.rundir.layout import run_id
 from sparse_rcnn.rundir.lock import is_held
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.writer import RunDirectory
+
+if TYPE_CHECKING:
+    from experiments.config.rows import RowSource
 
 PIPE_WIDTH = 250  # no path is folded in a file
 
@@ -157,14 +160,19 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
         return {}, damage
 
 
-def name_runs(rows: Sequence[PlannedRun]) -> None:
-    """Note for each run all the experiments that it is."""
+def name_runs(rows: Sequence[PlannedRun], source: RowSource | None = None) -> None:
+    """Note for each run all the experiments that it is.
+
+    Args:
+        rows: of the sweep.
+        source: what ``conf/experiment`` is composed from; None: as for the job that runs here.
+    """
     from experiments.config.rows import record_row
 
     for row in rows:
         if (path := row.path) is not None:
             for config in row.configs:
-                record_row(path, config)
+                record_row(path, config, source)
 
 
 def print_rows(rows: Sequence[PlannedRun]) -> None:

@@ -55,6 +55,10 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def source(folder: str, provider: str) -> dict[str, str]:
+    return {"path": folder, "schema": "file", "provider": provider}
+
+
 def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: str = "auto") -> list[Begun]:
     """Four jobs, in the order of their seeds."""
     records.mkdir(exist_ok=True)
@@ -66,7 +70,8 @@ def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: 
             "train": {"device": device},
             "hydra": {
                 "sweep": {"dir": str(records.parent / "logs")},
-                "runtime": {"config_sources": [{"path": "/mine", "schema": "file", "provider": "command-line"}]},
+                "runtime": {"config_sources": [source("/mine", "command-line"), source("/conf", "main")]},
+                "job": {"config_name": "own"},
                 "overrides": {"hydra": ["hydra.launcher.num_jobs=2", "hydra.job.name=x"]},
             },
         }
@@ -78,7 +83,8 @@ def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: 
 
 
 def test_each_job_is_the_train_command_with_what_it_needs_of_the_sweeps(records: Path) -> None:
-    of_sweep = ["-m", "experiments.train", "--config-dir", "/mine", "hydra.job.name=x"]
+    of_sweep = ["-m", "experiments.train", "--config-path", "/conf", "--config-dir", "/mine"]
+    of_sweep += ["--config-name", "own", "hydra.job.name=x"]
     assert [job.arguments for job in launch(records, 2)] == [[*of_sweep, f"seed={seed}"] for seed in range(4)]
 
 
