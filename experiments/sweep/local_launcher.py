@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.sweep.job_environment import of_a_new_job
 from experiments.sweep.job_labels import job_names
 from experiments.sweep.job_return import LoggedJobReturn
 from sparse_rcnn.errors import UserError
@@ -126,7 +127,8 @@ class _Job:
 
     def start(self, slot: int, gpu: str | None, num_threads: int) -> None:
         self.slot, self.started = slot, time.monotonic()
-        environment = dict(os.environ)
+        # A requeued job's processes may still be ending elsewhere: the lock of a run is waited for then.
+        environment = of_a_new_job(os.environ, keep={"SLURM_RESTART_COUNT"})
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         environment["OMP_NUM_THREADS"] = str(num_threads)

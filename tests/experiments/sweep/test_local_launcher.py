@@ -105,3 +105,17 @@ def test_jobs_on_the_cpu_have_their_cores(records: Path, monkeypatch: pytest.Mon
     assert {(job.gpus, job.num_threads) for job in launch(records, 3, device="cpu")} == {("4,GPU-7", "1")}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [(job.gpus, job.num_threads) for job in launch(records, 2, 3)] == [("", "3")] * 4
+
+
+def test_a_job_is_no_rank_of_the_allocation_that_the_sweep_runs_in(
+    records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Path(sys.executable)
+    program.write_text(program.read_text().replace("printf", 'env > "$RECORDS/../env"\nprintf', 1))
+    foreign = ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "RANK", "WORLD_SIZE", "SUBMITIT_EXECUTOR")
+    for name in (*foreign, "SLURM_CONF", "SLURM_RESTART_COUNT"):
+        monkeypatch.setenv(name, "2")
+    launch(records, 1)
+    given = {line.split("=", 1)[0] for line in (records.parent / "env").read_text().splitlines()}
+    assert given & set(foreign) == set()
+    assert {"SLURM_CONF", "SLURM_RESTART_COUNT"} <= given
