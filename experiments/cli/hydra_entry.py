@@ -69,7 +69,8 @@ def readable_arguments(arguments: Sequence[str], is_text: Callable[[str], bool])
     for word in unknown:
         if key := re.match(r"--?([a-z_]\w*(?:[./]\w+)*)(=|$)", word):
             shown = word.lstrip("-") if key[2] else f"{key[1]}=VALUE"
-            raise OverrideError(f"unrecognized option {word!r}; a key is set without dashes: {shown}")
+            agent = "; in the command of a W&B sweep write ${args_no_hyphens}" if "WANDB_SWEEP_ID" in os.environ else ""
+            raise OverrideError(f"unrecognized option {word!r}; a key is set without dashes: {shown}{agent}")
     modes = (args.run, args.multirun, args.cfg, args.info, args.shell_completion)
     if sum(bool(mode) for mode in modes) > 1:
         raise OverrideError(

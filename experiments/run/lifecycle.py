@@ -16,7 +16,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cli.naming import init_world_on, naming_rates
-from experiments.config.build import Config, build_datasets, check_batch_size, dry_build, with_num_classes
+from experiments.config.build import (
+    Config,
+    build_datasets,
+    build_writers,
+    check_batch_size,
+    dry_build,
+    with_num_classes,
+)
 from experiments.config.rows import RowSource, deviations_of, experiments_of, record_row
 from experiments.config.validation import validate
 from experiments.run.embedded_data import ensure_data
@@ -123,6 +130,9 @@ def _skip(finished: Path, config: Config, world: World) -> Path:
         print(f"{finished} is finished; nothing to do")
         print_final_table(finished)
         record_row(finished, config)
+        directory = RunDirectory(finished)
+        for writer in build_writers(config, finished, directory.run_id):
+            writer.skipped(directory.results or {})
     return finished
 
 
