@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.summaries import load_summaries
 from analysis.tables.formats import FORMATS
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir.summary import RunSummary
 
 NUM_RESAMPLES = 1000
@@ -16,7 +17,12 @@ NUM_RESAMPLES = 1000
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """``--runs`` and ``--recipe``, as all commands over many runs have them."""
     parser.add_argument(
-        "--runs", nargs="+", type=Path, default=[Path("runs")], metavar="RUNS", help="folders of runs (default runs)"
+        "--runs",
+        nargs="+",
+        type=user_path,
+        default=[Path("runs")],
+        metavar="RUNS",
+        help="folders of runs (default runs)",
     )
     parser.add_argument("--recipe", help="use runs of this recipe (default: the one there is)")
 
@@ -39,12 +45,14 @@ def summaries_of(args: argparse.Namespace) -> list[RunSummary]:
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """``--format`` and ``--out``, as all commands that print tables have them."""
     parser.add_argument("--format", choices=FORMATS, default="text", help="default text")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+    parser.add_argument("--out", type=user_path, metavar="FILE", help="write there instead of printing")
 
 
 def add_bootstrap_arguments(parser: argparse.ArgumentParser) -> None:
     """``--annotations`` and the settings of a bootstrap over the validation images."""
-    parser.add_argument("--annotations", type=Path, help="the validation annotations (default: where the run says)")
+    parser.add_argument(
+        "--annotations", type=user_path, help="the validation annotations (default: where the run says)"
+    )
     parser.add_argument(
         "--resamples", type=int, default=NUM_RESAMPLES, help=f"of the validation images (default {NUM_RESAMPLES})"
     )

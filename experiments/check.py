@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli.hydra_entry import CONF_DIR
 from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_cli
+from experiments.cli.overrides import readable_overrides
 from experiments.config import schema
 from experiments.config.rows import compose_row
 from experiments.sweep import hydra_plugins
 from sparse_rcnn.data.findings import counted
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts, value_text
 from sparse_rcnn.rundir.identity import compared_config
 
@@ -92,11 +94,11 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
     )  # fmt: skip
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     parser.add_argument(
-        "--write-rows", type=Path, metavar="FILE",
+        "--write-rows", type=user_path, metavar="FILE",
         help="instead, write every row's full differences under paper and mini (tests/golden/rows.txt)",
     )  # fmt: skip
     parser.add_argument(
-        "--add-identities", type=Path, metavar="FILE",
+        "--add-identities", type=user_path, metavar="FILE",
         help="instead, add the identities of rows and recipes that are not in the file (tests/golden/identities.json)",
     )  # fmt: skip
     args = parser.parse_intermixed_args(arguments)
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
 def _check(args: argparse.Namespace, conf_dir: Path) -> None:
     recipes, overrides = list(RECIPES) if args.recipe is None else [args.recipe], []
     experiment = None
-    for override in args.overrides:
+    for override in readable_overrides(args.overrides, schema.is_text, multirun=False):
         key, _, value = override.partition("=")
         if key == "experiment":
             experiment = value

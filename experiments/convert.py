@@ -11,6 +11,7 @@ from typing import Any
 from experiments.cli.mistakes import run_cli
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
+from sparse_rcnn.places import user_path
 
 RELEASED_SUFFIXES = (".pth", ".pt")
 
@@ -21,11 +22,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Convert a checkpoint of the authors' release (.pth) to a weights file of this project "
         "(.safetensors), or the other way round; the input says which.",
     )
-    parser.add_argument("input", metavar="IN", type=Path, help="released .pth, or our .safetensors or run directory")
-    parser.add_argument("output", metavar="OUT", type=Path, help="file to write: .safetensors or .pth")
+    parser.add_argument(
+        "input", metavar="IN", type=user_path, help="released .pth, or our .safetensors or run directory"
+    )
+    parser.add_argument("output", metavar="OUT", type=user_path, help="file to write: .safetensors or .pth")
     released = parser.add_argument_group("from .pth, what the release does not say")
     released.add_argument(
-        "--categories", metavar="JSON", type=Path,
+        "--categories", metavar="JSON", type=user_path,
         help="COCO annotation file whose categories, sorted by id, are the classes "
         "(default: COCO's for 80 classes, else class_0, class_1 ...)",
     )  # fmt: skip

@@ -20,6 +20,7 @@ from experiments.cli.picture_options import (
 )
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir import layout
 
 if TYPE_CHECKING:
@@ -39,10 +40,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Evaluate a detector with the COCO metrics: a run on its own validation images, or any "
         "weights on any data set in COCO format. Also under torchrun.",
     )
-    parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
+    parser.add_argument("path", metavar="PATH", type=user_path, help="run directory or weights file")
     data = parser.add_argument_group("data")
-    data.add_argument("--annotations", type=Path, metavar="JSON", help="COCO annotation file (default: the run's own)")
-    data.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
+    data.add_argument(
+        "--annotations", type=user_path, metavar="JSON", help="COCO annotation file (default: the run's own)"
+    )
+    data.add_argument("--images", type=user_path, metavar="DIR", help="folder of its images")
     data.add_argument("--max-images", type=int, metavar="N", help="only the first N images by id")
     add_picture_options(data)
     what = parser.add_argument_group("numbers")
@@ -61,7 +64,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument("--per-class", action="store_true", help="print AP and AP50 of every class")
     what.add_argument("--all-stages", action="store_true", help="evaluate every stage's own output")
     what.add_argument(
-        "--out", type=Path, metavar="DIR", help="write metrics.json and detections.json (COCO results) there"
+        "--out", type=user_path, metavar="DIR", help="write metrics.json and detections.json (COCO results) there"
     )
     how = parser.add_argument_group("computation (default: as the run, for weights 8, 2 and fp32)")
     how.add_argument("--batch-size", type=int, metavar="N", help="images of a batch on each process")

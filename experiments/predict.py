@@ -19,6 +19,7 @@ from experiments.cli.picture_options import (
 )
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import DataError, UserError
+from sparse_rcnn.places import user_path
 
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
@@ -35,11 +36,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description="Detect in images: annotated pictures and one detections.json come out. With --annotations, in "
         "the images that a COCO file lists, such as COCO's test-dev: results.json comes out, to be submitted.",
     )
-    parser.add_argument("path", metavar="PATH", type=Path, help="run directory or weights file")
-    parser.add_argument("inputs", metavar="INPUT", type=Path, nargs="*", help="image, or folder of images")
-    parser.add_argument("--annotations", metavar="JSON", type=Path, help="COCO file whose images to detect in")
-    parser.add_argument("--images", metavar="DIR", type=Path, help="folder of its images")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write to")
+    parser.add_argument("path", metavar="PATH", type=user_path, help="run directory or weights file")
+    parser.add_argument("inputs", metavar="INPUT", type=user_path, nargs="*", help="image, or folder of images")
+    parser.add_argument("--annotations", metavar="JSON", type=user_path, help="COCO file whose images to detect in")
+    parser.add_argument("--images", metavar="DIR", type=user_path, help="folder of its images")
+    parser.add_argument("--out", metavar="DIR", type=user_path, required=True, help="folder to write to")
     parser.add_argument(
         "--score-threshold", metavar="S", type=float,
         help="leave out lower scores (0.3; with --annotations 0: the evaluation counts all)",

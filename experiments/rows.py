@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments.cli.mistakes import run_cli
 from experiments.config import schema
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir.find import find_places
 from sparse_rcnn.rundir.writer import RunDirectory
 
@@ -24,9 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "experiments.json which of them it is. A run records that itself when it is created; this adds it to runs that "
         "are older than a row or than this record. Nothing else of a run changes.",
     )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders of runs (default: runs)")
     parser.add_argument(
-        "--config-dir", type=Path, action="append", default=[], metavar="DIR",
+        "runs", nargs="*", type=user_path, default=[Path("runs")], help="folders of runs (default: runs)"
+    )
+    parser.add_argument(
+        "--config-dir", type=user_path, action="append", default=[], metavar="DIR",
         help="a folder with rows of your own, as for experiments.train; may be given again",
     )  # fmt: skip
     args = parser.parse_args(arguments)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -33,7 +34,9 @@ PIPE_WIDTH = 1000  # no cell is cut in a file or pipe
 def main() -> None:
     """Parse the command line and show the table once, or until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m experiments.status", description=__doc__)
-    parser.add_argument("runs_root", nargs="*", default=["runs"], help="folders of runs (default: runs)")
+    parser.add_argument(
+        "runs_root", nargs="*", type=os.path.expanduser, default=["runs"], help="folders of runs (default: runs)"
+    )
     parser.add_argument("--state", help=f"only runs in these states, with commas: {', '.join(STYLES)}")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--watch", type=float, metavar="SECONDS", help="refresh until Ctrl-C")

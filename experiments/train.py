@@ -14,7 +14,7 @@ schema.register()
 hydra_plugins.register()
 
 
-@hydra_main("train")
+@hydra_main("train", is_text=schema.is_text)
 def main(cfg: DictConfig) -> None:
     from experiments.run import lifecycle  # torch is imported here: --help and config errors come at once
 

@@ -1,7 +1,8 @@
-"""Where the suite's own files lie: in a checkout, or installed without one."""
+"""Where files lie: the suite's own, in a checkout or installed without one, and those that a user names."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PARENT = Path(__file__).resolve().parent.parent
@@ -23,3 +24,8 @@ def conf_dir(parent: Path = _PARENT) -> Path:
     """The folder of the configuration: the checkout's ``conf/``, else the one that is installed beside the packages."""
     root = checkout(parent)
     return parent / INSTALLED_CONF if root is None else root / "conf"
+
+
+def user_path(text: str) -> Path:
+    """A path as typed, with the home folder for a leading ``~``, which shells leave where it follows a ``=``."""
+    return Path(os.path.expanduser(text))

@@ -36,6 +36,9 @@ class Writer:
     def close(self) -> None:
         """Flush and close; no events follow."""
 
+    def skipped(self, results: Mapping[str, float]) -> None:
+        """The run was finished before, so that none of the other hooks is called; ``results`` as for ``finished``."""
+
 
 class JsonlWriter(Writer):
     """One event a line: ``{"event", "step", "epoch", "time", "metrics"}``.

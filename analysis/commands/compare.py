@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from analysis.arguments import add_bootstrap_arguments, add_output_arguments, check_bootstrap_arguments
@@ -13,6 +14,7 @@ from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.comparison_table import comparison_grid
 from analysis.tables.formats import render
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir.find import find_runs
 from sparse_rcnn.rundir.reader import Run
 
@@ -21,12 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "rows",
         nargs="+",
+        type=os.path.expanduser,
         metavar="RUN",
         help="a run directory, a folder of runs, or the name of an experiment under --runs; seeds of one configuration "
         "are one row. The first row is what the others are compared with",
     )
-    parser.add_argument("--baseline", metavar="RUN", help="compare with this one instead of the first")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where experiments named are (default runs)")
+    parser.add_argument(
+        "--baseline", type=os.path.expanduser, metavar="RUN", help="compare with this one instead of the first"
+    )
+    parser.add_argument(
+        "--runs", type=user_path, default=Path("runs"), help="where experiments named are (default runs)"
+    )
     parser.add_argument("--recipe", help="of the experiments named (default: the one there is)")
     add_bootstrap_arguments(parser)
     add_output_arguments(parser)

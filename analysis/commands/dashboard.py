@@ -10,13 +10,14 @@ from analysis.dashboard.serve import Server
 from analysis.dashboard.watched_runs import PageContent, WatchedRuns
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 
 MAX_MEGABYTES = 25.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs (default: runs)")
-    parser.add_argument("--out", type=Path, help="HTML file to write; with --serve it is kept up to date")
+    parser.add_argument("--runs", type=user_path, default=Path("runs"), help="folder of the runs (default: runs)")
+    parser.add_argument("--out", type=user_path, help="HTML file to write; with --serve it is kept up to date")
     parser.add_argument("--serve", action="store_true", help="serve the page and refresh it while runs go on")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address for --serve (default: 127.0.0.1, this machine alone)"

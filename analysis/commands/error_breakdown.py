@@ -6,19 +6,21 @@ AP by size, class, crowding and stage; duplicates by stage.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from analysis.arguments import add_output_arguments
 from analysis.output import emit
 from analysis.tables.error_tables import MIN_SCORE, error_grids
 from analysis.tables.formats import render
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir.reader import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="one run directory, or two to compare")
-    parser.add_argument("--annotations", type=Path, help="the validation annotations (default: where the run says)")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="one run directory, or two to compare")
+    parser.add_argument(
+        "--annotations", type=user_path, help="the validation annotations (default: where the run says)"
+    )
     parser.add_argument(
         "--score",
         type=float,

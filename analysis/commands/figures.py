@@ -10,13 +10,14 @@ from analysis.arguments import add_source_arguments, summaries_of
 from analysis.figures.convergence import write_figure1
 from analysis.figures.figure4 import write_figure4
 from analysis.summaries import choose_recipe
+from sparse_rcnn.places import user_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         default=Path("figures"),
         metavar="DIR",
         help="folder for figure1 and figure4, .png and .pdf (default figures)",

@@ -25,6 +25,7 @@ from analysis.tables.formats import DASH, Grid, grid, render
 from analysis.tables.paper_tables import build_table
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.rundir.summary import RunSummary
 
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bootstrap_arguments(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=user_path,
         default=Path("docs/results"),
         metavar="DIR",
         help=f"folder for {PAGE} and the figures (default docs/results); a {COMMENTS} there is taken into the page",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from analysis.output import UNDATED
 from sparse_rcnn.errors import UserError
+from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.views import read_view, view_ids
@@ -20,9 +21,11 @@ BOXES = "proposals.boxes_cxcywh_norm"  # of a weights file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", required=True, type=Path, help="run directory")
+    parser.add_argument("--run", required=True, type=user_path, help="run directory")
     parser.add_argument("--image", type=int, help="id of an image that the run has a view of (default: its first)")
-    parser.add_argument("--out", type=Path, help="PNG, PDF or SVG (default: stages_<image>.png, or as the kind says)")
+    parser.add_argument(
+        "--out", type=user_path, help="PNG, PDF or SVG (default: stages_<image>.png, or as the kind says)"
+    )
     parser.add_argument("--score-threshold", type=float, default=0.3, help="boxes of a stage to show (default 0.3)")
     parser.add_argument("--ground-truth", action="store_true", help="draw it too, dashed")
     kinds = parser.add_mutually_exclusive_group()

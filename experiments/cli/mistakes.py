@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from hydra.errors import (
     CompactHydraException,
+    HydraException,
     InstantiationException,
     MissingConfigException,
     OverrideParseException,
@@ -20,6 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from experiments.cli.argument_names import KEYS, as_typed, one_line_warnings
+from experiments.cli.overrides import OverrideError, describe_refusal, describe_sweep_without_multirun
 from sparse_rcnn.errors import UserError
 
 TRACEBACK_VARIABLE = "SPARSE_RCNN_TRACEBACK"
@@ -56,18 +58,21 @@ def one_line_errors(names: Mapping[str, str] = KEYS) -> Iterator[None]:
             raise
         sys.stdout.flush()
         print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(2 if isinstance(error, OverrideParseException) else 1)
+        sys.exit(2 if isinstance(error, (OverrideParseException, OverrideError)) else 1)
 
 
 def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> str | None:
     """The one line for a user's mistake, or None for a fault of the program."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if isinstance(error, OverrideError):
+        return str(error)  # its spaces are those of a value to type
     if isinstance(error, UserError):
         return as_typed(_one_line(_with_key(str(error), error)), names)
     if isinstance(error, OverrideParseException):
-        reason = error.message.split("See https")[0].strip().splitlines()[-1:]
-        return _one_line(f"cannot read the command line at {error.override!r}: {''.join(reason)}")
+        return describe_refusal(error)
+    if isinstance(error, HydraException) and (several := describe_sweep_without_multirun(error)) is not None:
+        return several
     if isinstance(error, MissingConfigException):
         return _describe_missing_config(error)
     cause = error.__cause__

@@ -18,6 +18,7 @@ from sparse_rcnn.rundir.writer import RunDirectory
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+PRIMARY = "train"  # the name of the primary config without --config-name
 STAND_IN = "/not-given"  # for paths of data that only the user knows; nothing is read
 
 
@@ -32,6 +33,32 @@ class PlainRow:
 
     config: dict[str, Any]
     has_user_data: bool
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Where rows are composed from.
+
+    Attributes:
+        config_name: of the primary config, as ``--config-name`` of the train command.
+        search_path: more configuration folders, as ``--config-dir`` of the train command.
+        overrides: those of a running command that add folders.
+    """
+
+    config_name: str = PRIMARY
+    search_path: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+
+    @staticmethod
+    def of_command(hydra: DictConfig | None = None) -> RowSource:
+        """That of a command with this ``hydra`` node, by default of the job that runs here, if one does."""
+        from hydra.core.hydra_config import HydraConfig
+
+        if hydra is None and not HydraConfig.initialized():
+            return RowSource()
+        node: Any = HydraConfig.get() if hydra is None else hydra
+        added = tuple(o for o in node.overrides.hydra if o.startswith("hydra.searchpath="))
+        return RowSource(node.job.config_name or PRIMARY, overrides=added)
 
 
 def compose_row(
@@ -49,21 +76,25 @@ def compose_row(
 
     schema.register()
     with initialize_config_dir(str(conf_dir.resolve()), **version_base()):
-        cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
+        cfg = compose(PRIMARY, overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     if stand_ins:
         fill_missing(cfg.data)
     return validate(cfg)
 
 
-def experiments_of(config: dict[str, Any], search_path: Sequence[str] = ()) -> dict[str, list[str] | None]:
+def experiments_of(config: dict[str, Any], source: RowSource | None = None) -> dict[str, list[str] | None]:
     """The experiments whose configuration equals this one, under its recipe.
+
+    Args:
+        config: of a run.
+        source: of the rows; None: that of the job that runs here.
 
     Returns:
         By name what overrides changed of it (`num_stages: 6 -> 1`): nothing where it equals the plain experiment. Where
         it equals none, the experiment that it was started as, and those equal to that one, with the changes; None in
         their place for a name that has no file to compare with.
     """
-    rows = dict(_plain_rows(config["recipe_name"], search_path))
+    rows = dict(_plain_rows(config["recipe_name"], source))
     equal = [name for name, row in rows.items() if not _changes(row, config)]
     if equal:
         return {name: [] for name in equal}
@@ -75,18 +106,24 @@ def experiments_of(config: dict[str, Any], search_path: Sequence[str] = ()) -> d
     return dict.fromkeys(sorted({own, *same}), deviations)
 
 
-def record_row(path: Path, config: dict[str, Any]) -> None:
-    """Record a configuration's rows in its run if the experiment's name is new there."""
+def record_row(path: Path, config: dict[str, Any], source: RowSource | None = None) -> None:
+    """Record a configuration's rows in its run if the experiment's name is new there.
+
+    Args:
+        path: of the run.
+        config: that leads to it.
+        source: of the rows; None: that of the job that runs here.
+    """
     directory = RunDirectory(path)
     if config["experiment_name"] not in (directory.meta["experiment"], *directory.experiments):
-        directory.add_experiments(experiments_of(config))
+        directory.add_experiments(experiments_of(config, source))
 
 
 def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) -> bool:
     """Record the rows that a run is today; returns whether the record changed.
 
-    Names that no row has here are kept as they are recorded. A run that equals no row keeps all names that it was
-    started as, each with the changes of today.
+    The rows are those of the primary config that it was started with. Names that no row has here are kept as they are
+    recorded. A run that equals no row keeps all names that it was started as, each with the changes of today.
 
     Args:
         directory: of the run.
@@ -96,13 +133,19 @@ def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) 
         UserError: its configuration cannot be read or is of another program, or its recipe has no rows here.
     """
     config = directory.config
+    name = str(directory.meta.get("config_name", PRIMARY))
+    source = RowSource(name, tuple(str(Path(folder).resolve()) for folder in search_path))
     try:
-        rows = dict(_plain_rows(config["recipe_name"], search_path))
-        found = experiments_of(config, search_path)
+        rows = dict(_plain_rows(config["recipe_name"], source))
+        found = experiments_of(config, source)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{directory.path}: its config.json is of another program: {error!r}") from error
     if not rows:
-        raise UserError(f"{directory.path}: no row composes under its recipe {config['recipe_name']} here")
+        under = f"no row composes under its recipe {config['recipe_name']}"
+        hint = (
+            "" if name == PRIMARY else f" and primary config {name}: give the folder of {name}.yaml with --config-dir"
+        )
+        raise UserError(f"{directory.path}: {under}{hint or ' here'}")
     if None in found.values():  # no row that it equals, and none of its name: nothing to compare with
         return False
     equals_one = not all(found.values())
@@ -159,61 +202,60 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "weights": weights}
 
 
-def _plain_rows(recipe: str, search_path: Sequence[str] = ()) -> tuple[tuple[str, PlainRow], ...]:
-    with _hydra(search_path) as (folders, overrides):
-        return _composed_rows(recipe, folders, overrides)
+def _plain_rows(recipe: str, source: RowSource | None = None) -> tuple[tuple[str, PlainRow], ...]:
+    source = RowSource.of_command() if source is None else source
+    with _hydra(source) as folders:
+        return _composed_rows(recipe, source, folders)
 
 
 @functools.cache
-def _composed_rows(
-    recipe: str, folders: tuple[str, ...], overrides: tuple[str, ...]
-) -> tuple[tuple[str, PlainRow], ...]:
+def _composed_rows(recipe: str, source: RowSource, folders: tuple[str, ...]) -> tuple[tuple[str, PlainRow], ...]:
     """The rows of these configuration folders that compose; ``experiments.check`` names the others."""
     from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     from experiments.config.validation import resolve
 
+    name, added = source.config_name, list(source.overrides)
+    loader = GlobalHydra.instance().config_loader()
     rows = []
-    for name in _row_names(overrides):
+    for experiment in sorted(loader.get_group_options("experiment", config_name=name, overrides=added)):
         try:
-            cfg = compose("train", overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
+            cfg = compose(name, overrides=[f"recipe={recipe}", f"experiment={experiment}", *added])
             has_user_data = fill_missing(cfg.data)
-            rows.append((name, PlainRow(resolve(cfg), has_user_data)))
+            rows.append((experiment, PlainRow(resolve(cfg), has_user_data)))
         except (HydraException, OmegaConfBaseException, UserError, YAMLError):
             continue
     return tuple(rows)
 
 
-def _row_names(overrides: Sequence[str]) -> list[str]:
-    from hydra.core.global_hydra import GlobalHydra
-
-    names = set(GlobalHydra.instance().config_loader().get_group_options("experiment"))
-    for override in overrides:  # a searchpath given as an override is no source of the loader's own
-        folders = override.removeprefix("hydra.searchpath=[").removesuffix("]").split(",")
-        names |= {file.stem for f in folders for file in Path(f.removeprefix("file://"), "experiment").glob("*.yaml")}
-    return sorted(names)
-
-
 @contextmanager
-def _hydra(search_path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Hydra ready to compose: that of the running command, with the folders that it was given, or one of ours."""
+def _hydra(source: RowSource) -> Iterator[tuple[str, ...]]:
+    """Hydra ready to compose, that of the running command or one of ours; gives the folders that it reads."""
     from hydra import initialize_config_dir
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
 
     from experiments.config import schema
 
     schema.register()
     if GlobalHydra.instance().is_initialized():
-        given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
-        yield _folders(), tuple(override for override in given if override.startswith("hydra.searchpath="))
+        yield _folders()
         return
-    folders = ",".join(f"file://{Path(folder).resolve()}" for folder in search_path)
     with initialize_config_dir(str(CONF_DIR), **version_base()):
-        yield _folders(), (f"hydra.searchpath=[{folders}]",) if folders else ()
+        if source.search_path:
+            folders = create_config_search_path(str(CONF_DIR))
+            for folder in source.search_path:  # where --config-dir has it
+                anchor = SearchPathQuery(provider="schema")
+                folders.prepend(provider="command-line", path=f"file://{folder}", anchor=anchor)
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="rows", config_search_path=folders)
+        yield _folders()
 
 
 def _folders() -> tuple[str, ...]:

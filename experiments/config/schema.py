@@ -6,12 +6,24 @@ constructor's signature (``experiments.config.targets``).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
+import os
+import re
+import typing
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+
+# Paths of the user's, in which a leading ~ is the home folder (``experiments.config.validation``).
+PATH_KEYS = (
+    "runs_root", "data.root", "data.train.annotations", "data.train.images", "data.val.annotations",
+    "data.val.images", "weights.backbone", "weights.detector",
+)  # fmt: skip
+_MORE_TEXTS = re.compile(r"hydra\.(?:run|sweep)\.(?:dir|subdir)|log\.writers\.\w+\.\w+")
 
 from sparse_rcnn.pixel_range import checked_pixel_range
 
@@ -195,5 +207,35 @@ class Config:
 
 @functools.cache  # Hydra 1.4 warns where a name is stored twice
 def register() -> None:
-    """Make the schema known to Hydra under the name that conf/train.yaml lists first."""
+    """Make the schema known to Hydra under the name that conf/train.yaml lists first, and its ``user_path``."""
     ConfigStore.instance().store(name="schema", node=Config)
+    register_resolvers()
+
+
+def register_resolvers() -> None:
+    """Make ``${user_path:...}`` known: a path with the home folder for a leading ``~``."""
+    # Before OmegaConf 2.4 `register_resolver` is an older one; from then on the other name is deprecated.
+    takes_replace = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
+    register_resolver: Any = OmegaConf.register_resolver if takes_replace else OmegaConf.register_new_resolver
+    register_resolver("user_path", _expand_home, replace=True)
+
+
+def _expand_home(path: Any) -> str:
+    return os.path.expanduser(str(path))
+
+
+def is_text(key: str) -> bool:
+    """Whether the values of a key are texts, paths among them, and nothing else."""
+    return key in _text_keys(Config) or _MORE_TEXTS.fullmatch(key) is not None
+
+
+@functools.cache
+def _text_keys(node: type) -> frozenset[str]:
+    keys: set[str] = set()
+    for name, annotation in typing.get_type_hints(node).items():
+        if dataclasses.is_dataclass(annotation):
+            assert isinstance(annotation, type)
+            keys |= {f"{name}.{key}" for key in _text_keys(annotation)}
+        elif annotation in (str, str | None):
+            keys.add(name)
+    return frozenset(keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import os
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -16,6 +17,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from experiments.config.schema import PATH_KEYS
 from experiments.config.targets import ConfigError, Injected, check_targets, did_you_mean, join
 
 # Arguments that no YAML states: the data set knows the classes, the run its directory (``experiments.config.build``).
@@ -38,7 +40,7 @@ def validate(cfg: DictConfig, injected: Injected = INJECTED) -> dict[str, Any]:
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """A composed config as plain dicts, lists and scalars.
+    """A composed config as plain dicts, lists and scalars, with the home folder for a leading ``~`` of paths.
 
     Raises:
         ConfigError: a key has no value, or its interpolation does not resolve.
@@ -50,7 +52,20 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     if unresolved:
         raise ConfigError(unresolved[0])
     config: dict[str, Any] = _plain(OmegaConf.to_container(cfg, resolve=True))
+    for key in PATH_KEYS:
+        _expand_home(config, key)
     return config
+
+
+def _expand_home(config: dict[str, Any], dotted_key: str) -> None:
+    *parents, key = dotted_key.split(".")
+    node: Any = config
+    for parent in parents:
+        node = node.get(parent)
+        if not isinstance(node, dict):
+            return
+    if isinstance(node.get(key), str):
+        node[key] = os.path.expanduser(node[key])
 
 
 def instantiate_options(node: Any) -> dict[str, Any]:

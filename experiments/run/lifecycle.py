@@ -17,8 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from experiments.cli.naming import init_world_on, naming_rates
-from experiments.config.build import Config, build_datasets, check_batch_size, dry_build, with_num_classes
-from experiments.config.rows import deviations_of, experiments_of, record_row
+from experiments.config.build import (
+    Config,
+    build_datasets,
+    build_writers,
+    check_batch_size,
+    dry_build,
+    with_num_classes,
+)
+from experiments.config.rows import RowSource, deviations_of, experiments_of, record_row
 from experiments.config.validation import validate
 from experiments.run.embedded_data import ensure_data
 from experiments.run.final_table import print_final_table
@@ -133,6 +140,9 @@ def _skip(finished: Path, config: Config, world: World) -> Path:
         print(f"{finished} is finished; nothing to do")
         print_final_table(finished)
         record_row(finished, config)
+        directory = RunDirectory(finished)
+        for writer in build_writers(config, finished, directory.run_id):
+            writer.skipped(directory.results or {})
     return finished
 
 
@@ -239,6 +249,7 @@ def _meta(config: Config, train_set: CocoDetection, val_set: CocoDetection, worl
     }
     return {
         "recipe": config["recipe_name"],
+        "config_name": RowSource.of_command().config_name,
         "deviations": deviations_of(config),
         "device": device,
         "world_size": world.size,

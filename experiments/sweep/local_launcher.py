@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.sweep.job_environment import of_a_new_job
 from experiments.sweep.job_labels import job_names
 from experiments.sweep.job_return import LoggedJobReturn
 from sparse_rcnn.errors import UserError
@@ -104,11 +105,16 @@ def _end(jobs: Sequence[_Job]) -> None:
 
 
 def hydra_arguments(config: DictConfig) -> list[str]:
-    """What a job needs of the sweep's own command line: --config-dir, and overrides of Hydra's settings."""
-    folders = [source.path for source in config.hydra.runtime.config_sources if source.provider == "command-line"]
+    """What a job needs of the sweep's own command line: where its configuration lies, and Hydra's own settings."""
+    hydra, words = config.hydra, list[str]()
+    for option, provider in (("--config-path", "main"), ("--config-dir", "command-line")):
+        for source in hydra.runtime.config_sources:
+            if source.provider == provider:
+                folder = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
+                words += [option, folder]
     of_sweep = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
-    settings = [override for override in config.hydra.overrides.hydra if not override.startswith(of_sweep)]
-    return [*(word for folder in folders for word in ("--config-dir", folder)), *settings]
+    settings = [override for override in hydra.overrides.hydra if not override.startswith(of_sweep)]
+    return [*words, "--config-name", hydra.job.config_name, *settings]
 
 
 class _Job:
@@ -121,7 +127,8 @@ class _Job:
 
     def start(self, slot: int, gpu: str | None, num_threads: int) -> None:
         self.slot, self.started = slot, time.monotonic()
-        environment = dict(os.environ)
+        # A requeued job's processes may still be ending elsewhere: the lock of a run is waited for then.
+        environment = of_a_new_job(os.environ, keep={"SLURM_RESTART_COUNT"})
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         environment["OMP_NUM_THREADS"] = str(num_threads)

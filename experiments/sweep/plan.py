@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -13,12 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.run.final_table import percent
+from experiments.sweep.job_labels import job_names
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.layout import run_id
 from sparse_rcnn.rundir.lock import is_held
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.writer import RunDirectory
+
+if TYPE_CHECKING:
+    from experiments.config.rows import RowSource
 
 PIPE_WIDTH = 250  # no path is folded in a file
 
@@ -156,25 +160,31 @@ def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
         return {}, damage
 
 
-def name_runs(rows: Sequence[PlannedRun]) -> None:
-    """Note for each run all the experiments that it is."""
+def name_runs(rows: Sequence[PlannedRun], source: RowSource | None = None) -> None:
+    """Note for each run all the experiments that it is.
+
+    Args:
+        rows: of the sweep.
+        source: what ``conf/experiment`` is composed from; None: as for the job that runs here.
+    """
     from experiments.config.rows import record_row
 
     for row in rows:
         if (path := row.path) is not None:
             for config in row.configs:
-                record_row(path, config)
+                record_row(path, config, source)
 
 
 def print_rows(rows: Sequence[PlannedRun]) -> None:
-    """The table at the end of a sweep."""
+    """The table at the end of a sweep; where overrides tell runs of one name and seed apart, it has those too."""
     table = Table(title="sweep")
-    for name in ("run", "seed", "state"):
-        table.add_column(name)
+    differences = _differences(rows)
+    for name in ("run", "seed", *(["differs in"] if any(differences) else []), "state"):
+        table.add_column(name, overflow="fold")
     table.add_column("AP", justify="right")
     table.add_column("AP50", justify="right")
     table.add_column("directory, or what went wrong", overflow="fold")
-    for row in rows:
+    for row, difference in zip(rows, differences, strict=True):
         ap, ap50, last = "", "", ""
         if row.state in ("finished", "skipped"):
             assert row.path is not None
@@ -188,12 +198,21 @@ def print_rows(rows: Sequence[PlannedRun]) -> None:
         elif row.path is not None:
             last = f"stopped before its end; start the sweep again to go on: {row.path}"
         style = {"failed": "red", "missing": "yellow", "busy": "yellow"}.get(row.state)
-        cells = (", ".join(row.names), str(row.seed), row.state, ap, ap50, last)
+        shown = [difference] if any(differences) else []
+        cells = (", ".join(row.names), str(row.seed), *shown, row.state, ap, ap50, last)
         table.add_row(*map(Text, cells), style=style)  # as they are: an error may hold brackets
     console = Console(soft_wrap=True)
     if not console.is_terminal:
         console = Console(soft_wrap=True, width=PIPE_WIDTH)
     console.print(table)
+
+
+def _differences(rows: Sequence[PlannedRun]) -> list[str]:
+    """What tells the rows apart beside the columns of names and seeds."""
+    if len(rows) < 2:
+        return [""] * len(rows)
+    shown = ("experiment=", "seed=")
+    return job_names([[o for o in row.overrides if not o.startswith(shown)] for row in rows])
 
 
 def check(rows: Sequence[PlannedRun]) -> None:

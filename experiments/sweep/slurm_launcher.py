@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher import submitit_launcher
 
+from experiments.config import schema
+from experiments.sweep.job_environment import outside_of_allocations
 from experiments.sweep.job_labels import job_names
 from experiments.sweep.job_return import LoggedJobReturn
+from experiments.sweep.slurm_queries import job_states, max_array_size
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.json_files import write_json_atomic
 
@@ -36,13 +40,14 @@ class SlurmJob(submitit_launcher.SlurmLauncher):
 
     def __call__(self, *args: Any, **kwargs: Any) -> JobReturn:
         """Run the job, and raise what it raised, so that SLURM and submitit see it fail."""
+        schema.register_resolvers()  # this process has unpickled the configuration and nothing else
         result = super().__call__(*args, **kwargs)
         result.return_value  # noqa: B018
         return result
 
 
 class SlurmLauncher(submitit_launcher.SlurmLauncher):
-    """One array job for all runs, one task for each GPU of a run.
+    """One array job for all runs, or as many as the cluster's largest array needs; one task for each GPU of a run.
 
     What it adds to the plugin: a job that fails is FAILED to SLURM too; one job's failure does not hide the others';
     and a job that ends without a word (killed, node lost for good) is found by asking ``squeue``, so that the
@@ -68,8 +73,14 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         """Whether this machine can submit jobs at all, asked before anything is made for them.
 
         Raises:
-            UserError: it cannot; names the program that is missing.
+            UserError: it cannot; names the program that is missing, or what SLURM would not take as a folder.
         """
+        assert self.config is not None
+        if "%" in str(self.config.hydra.sweep.dir):
+            raise UserError(
+                f"hydra/launcher=slurm: SLURM replaces % in the names of logs, here in {self.config.hydra.sweep.dir}; "
+                "choose another runs_root, or hydra.sweep.dir alone"
+            )
         for program in ("sbatch", "squeue", "srun"):
             if shutil.which(program) is None:
                 raise UserError(
@@ -91,11 +102,11 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         names = job_names(job_overrides)
         watched = [_Watched(jobs[tuple(o)], list(o), name) for o, name in zip(job_overrides, names, strict=True)]
         again = f", {len(watched) - len(new)} of an earlier sweep live" if len(new) < len(watched) else ""
-        print(f"{len(new)} jobs submitted to SLURM{again}: {' '.join(job.id for job in watched)}", file=sys.stderr)
+        print(f"{len(new)} jobs submitted to SLURM{again}: {' '.join(_array_ids(watched))}", file=sys.stderr)
         try:
             self._wait(watched)
         except KeyboardInterrupt:
-            ids = sorted({job.id.split("_")[0] for job in watched if job.result is None})
+            ids = _array_ids([job for job in watched if job.result is None])
             print(f"the jobs go on without this process; to end them: scancel {' '.join(ids)}", file=sys.stderr)
             raise
         return [job.result for job in watched if job.result is not None]
@@ -112,42 +123,80 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
                 time.sleep(POLL_SECONDS)
 
     def _submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
-        import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         assert self.config is not None
+        sweep_dir = Path(str(self.config.hydra.sweep.dir))
+        is_new = not sweep_dir.exists()
+        job = SlurmJob(**self.params)
+        job.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
+        size = min(max_array_size() or len(job_overrides), len(job_overrides))
+        # Each array counts its own jobs: it begins when an earlier one has ended, so that no more run than are meant.
+        num_arrays_at_a_time = max(1, int(self.params.get("array_parallelism") or 1) // size)
+        arrays: list[list[Any]] = []
+        submitted: dict[str, list[str]] = {}
+        for first in range(0, len(job_overrides), size):
+            part = [list(overrides) for overrides in job_overrides[first : first + size]]
+            index = initial_job_idx + first
+            arguments = [
+                (overrides, "hydra.sweep.dir", index + i, f"job_{index + i}", Singleton.get_state())
+                for i, overrides in enumerate(part)
+            ]
+            before = arrays[-num_arrays_at_a_time] if len(arrays) >= num_arrays_at_a_time else None
+            executor = self._executor(None if before is None else str(before[0].job_id).split("_")[0])
+            try:
+                with outside_of_allocations():
+                    arrays.append(executor.map_array(job, *zip(*arguments, strict=True)))
+            except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
+                # A submission whose answer was not understood may have been accepted: its files stay.
+                if is_new and not submitted and not isinstance(error, FailedSubmissionError):
+                    shutil.rmtree(sweep_dir, ignore_errors=True)
+                raise UserError(_refusal(str(error), len(job_overrides), list(submitted))) from error
+            submitted |= {str(job.job_id): o for job, o in zip(arrays[-1], part, strict=True)}
+            write_json_atomic(sweep_dir / JOBS, {"folder": self.params["submitit_folder"], "jobs": submitted})
+        return [job for array in arrays for job in array]
+
+    def _executor(self, after: str | None) -> Any:
+        """What submits an array, whose jobs begin when the job ``after`` has ended."""
+        import submitit
+
         own = {"submitit_folder", "max_num_timeout"}
         shared = {
             "timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name",
             "stderr_to_stdout",
         }  # fmt: skip
-        sweep_dir = Path(str(self.config.hydra.sweep.dir))
-        is_new = not sweep_dir.exists()
         executor = submitit.AutoExecutor(
             cluster="slurm",
             folder=self.params["submitit_folder"],
             slurm_max_num_timeout=self.params["max_num_timeout"],
         )
-        executor.update_parameters(
-            **{k if k in shared else f"slurm_{k}": v for k, v in self.params.items() if k not in own}
+        params = {k: v for k, v in self.params.items() if k not in own}
+        if after is not None:
+            more = dict(params.get("additional_parameters") or {})
+            given = more.get("dependency") or params.get("dependency")
+            more["dependency"] = ",".join(filter(None, (f"afterany:{after}", given)))
+            params["additional_parameters"] = more
+        executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in params.items()})
+        return executor
+
+
+def _refusal(error: str, num_jobs: int, submitted: Sequence[str]) -> str:
+    said = [line.split("error:", 1)[1].strip() for line in error.splitlines() if "error:" in line]
+    reason = ": ".join(dict.fromkeys(said)) or error.splitlines()[-1].strip()
+    message = f"hydra/launcher=slurm: sbatch refuses the jobs: {reason}"
+    if re.search(r"MaxSubmit|submit limit", error):
+        message += f"; {num_jobs - len(submitted)} are more than you may have there now: start fewer rows at a time"
+    if submitted:
+        ids = " ".join(dict.fromkeys(job.split("_")[0] for job in submitted))
+        message += (
+            f"; {len(submitted)} of {num_jobs} are submitted and go on: start the sweep again to submit the others, or "
+            f"end them with scancel {ids}"
         )
-        arguments = [
-            (list(overrides), "hydra.sweep.dir", initial_job_idx + i, f"job_{initial_job_idx + i}")
-            for i, overrides in enumerate(job_overrides)
-        ]
-        job = SlurmJob(**self.params)
-        job.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
-        try:
-            jobs = executor.map_array(job, *zip(*[(*a, Singleton.get_state()) for a in arguments], strict=True))
-        except (FailedJobError, FailedSubmissionError, subprocess.CalledProcessError) as error:
-            # A submission whose answer was not understood may have been accepted: its files stay.
-            if is_new and not isinstance(error, FailedSubmissionError):
-                shutil.rmtree(sweep_dir, ignore_errors=True)
-            said = [line for line in str(error).splitlines() if "error:" in line] or str(error).splitlines()
-            raise UserError(f"hydra/launcher=slurm: sbatch refuses the jobs: {said[-1].strip()}") from error
-        overrides = {str(job.job_id): list(o) for job, o in zip(jobs, job_overrides, strict=True)}
-        write_json_atomic(sweep_dir / JOBS, {"folder": self.params["submitit_folder"], "jobs": overrides})
-        return jobs
+    return message
+
+
+def _array_ids(watched: Sequence[_Watched]) -> list[str]:
+    return list(dict.fromkeys(job.id.split("_")[0] for job in watched))
 
 
 class _Watched:
@@ -193,17 +242,3 @@ class _Watched:
         assert self.result is not None
         end = "done" if self.result.status is JobStatus.COMPLETED else str(self.result._return_value)
         return f"{self.name}: {end}"
-
-
-def job_states(ids: Sequence[str]) -> dict[str, str] | None:
-    """The state of each job that SLURM still knows, or None where it does not answer."""
-    try:
-        answer = subprocess.run(
-            ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(ids)}", "--format=%i|%T"],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if answer.returncode and "Invalid job id" not in answer.stderr:
-        return None
-    return dict(line.split("|", 1) for line in answer.stdout.splitlines() if "|" in line)

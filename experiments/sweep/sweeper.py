@@ -26,6 +26,7 @@ class SuiteSweeper(BasicSweeper):
             UserError: nothing is selected, or a configuration is wrong: then nothing was started.
             SweepError: a run failed or is missing at the end.
         """
+        from experiments.config.rows import RowSource
         from experiments.sweep.plan import check, name_runs, pending, plan, print_rows, record
 
         assert self.hydra_context is not None
@@ -59,7 +60,7 @@ class SuiteSweeper(BasicSweeper):
             for row, result in zip(left, results, strict=True):
                 record(row, job_error(result), result.log if isinstance(result, LoggedJobReturn) else None)
         print_rows(rows)
-        name_runs(rows)
+        name_runs(rows, RowSource.of_command(of_sweep.hydra))
         check(rows)
         return [JobReturn(overrides=row.overrides, status=JobStatus.COMPLETED) for row in rows]
 

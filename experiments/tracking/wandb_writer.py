@@ -37,6 +37,9 @@ class WandbWriter(Writer):
     dropped. Charts run over ``progress/step``. The summary has a copy of what the run directory says of the run (meta,
     status, results, experiments), from which ``python -m analysis tables --wandb`` reads it.
 
+    An agent of a W&B sweep has opened a run already, and that one is written, also where the run was finished before:
+    so the sweep has its numbers.
+
     Args:
         project, entity: where the run goes; entity None is the key's own.
         mode: ``online``, ``offline`` (into the run's directory, for ``wandb sync``), or ``auto``: online where a key is
@@ -109,6 +112,13 @@ class WandbWriter(Writer):
             if where:  # none with WANDB_MODE=disabled
                 print(f"W&B:           {where}", file=sys.stderr)
 
+    def skipped(self, results: Mapping[str, float]) -> None:
+        """Write a finished run to the one that an agent of a W&B sweep has opened for it."""
+        if os.environ.get("WANDB_SWEEP_ID"):
+            self.started()
+            self.finished(results)
+            self.close()
+
     def _put(self, event: str, step: int, epoch: float, metrics: dict[str, float], media: Media) -> None:
         def write() -> None:
             self._write(position(event, step), step, epoch, metrics, media)
@@ -156,7 +166,8 @@ class WandbWriter(Writer):
         )
         # Online the server knows what it has, offline the files of the sessions before.
         offline = self._run.settings.mode == "offline"
-        self._last = last_position(self._path / layout.WANDB, self._run_id) if offline else self._run.starting_step - 1
+        # An agent's run has an id of its own, which W&B takes in place of ours.
+        self._last = last_position(self._path / layout.WANDB, self._run.id) if offline else self._run.starting_step - 1
         known = {position(event["event"], event["step"]): event for event in earlier}
         for where, event in sorted(known.items()):
             self._write(where, event["step"], event["epoch"], event["metrics"], dict)

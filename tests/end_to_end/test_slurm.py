@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ LAUNCHER = (
     "hydra.launcher.mem_gb=1",
     "hydra.launcher.timeout_min=60",
 )
+MAX_ARRAY_SIZE = 4
 LONG = 240  # steps: long enough to be caught in the middle
 
 
@@ -36,7 +37,7 @@ def cluster() -> Iterator[MiniSlurm]:
     if reason:
         pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="ms", dir="/tmp"))  # short, for unix sockets
-    slurm = MiniSlurm(folder)
+    slurm = MiniSlurm(folder, f"MaxArraySize={MAX_ARRAY_SIZE}")
     try:
         slurm.start()
         yield slurm
@@ -61,10 +62,12 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 
 
-def sweep(cluster: MiniSlurm, arguments: list[str], folder: Path = ROOT) -> subprocess.Popen[str]:
-    """Start a sweep from the cluster's login node, so to speak."""
+def sweep(
+    cluster: MiniSlurm, arguments: list[str], folder: Path = ROOT, inside: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Start a sweep from the cluster's login node, so to speak, or ``inside`` an allocation."""
     return subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, "-m", *arguments],
+        [*inside, sys.executable, "-c", IMPATIENT, "-m", *arguments],
         cwd=folder,
         env={**cluster.environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
@@ -141,17 +144,22 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(400)]
 MANY = "experiment=stages_1,stages_2,stages_12,head_attention,head_none,proposal_init_grid"
 
 
-def test_six_rows_two_at_a_time_and_again_without_work(cluster: MiniSlurm, runs_root: Path) -> None:
+def test_six_rows_two_at_a_time_from_an_allocation_and_again_without_work(cluster: MiniSlurm, runs_root: Path) -> None:
     arguments = overrides(runs_root, MANY, "num_stages", "hydra.launcher.array_parallelism=2")
     arguments.remove("num_stages")
-    process = sweep(cluster, arguments)
+    # The limits of this allocation are not those of the jobs, and the two kinds exclude each other.
+    process = sweep(cluster, arguments, inside=("srun", "--ntasks=1", "--mem-per-cpu=700", "--job-name=own"))
     most = 0
     while process.poll() is None:
-        most = max(most, jobs(cluster).count("RUNNING"))
+        lines = cluster.call("squeue", "--noheader", "--array", "--states=running", "--format=%j").split()
+        most = max(most, len(lines) - lines.count("own"))
         time.sleep(0.3)
     code, out, err = training.finish(process)
     assert code == 0, (out, err)
     assert states(runs_root) == ["finished"] * 6
+    (file,) = runs_root.glob(".sweeps/*/jobs.json")
+    arrays = [job.split("_")[0] for job in json.loads(file.read_text())["jobs"]]
+    assert [arrays.count(array) for array in dict.fromkeys(arrays)] == [MAX_ARRAY_SIZE, 2]
     assert out.count("finished") == 6
     assert most == 2
     submitted = len(cluster.call("squeue", "--noheader", "--array", "--states=all").splitlines())

@@ -29,10 +29,15 @@ def reason_against() -> str | None:
 
 
 class MiniSlurm:
-    """A cluster under ``folder``, whose path has to be short: unix sockets allow 107 characters."""
+    """A cluster under ``folder``, whose path has to be short: unix sockets allow 107 characters.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: of all its files.
+        settings: more lines of ``slurm.conf``.
+    """
+
+    def __init__(self, folder: Path, settings: str = "") -> None:
+        self.folder, self.settings = folder, settings
         self.config = folder / "slurm.conf"
         self._daemons: list[subprocess.Popen[bytes]] = []
         self._slurmd: dict[str, subprocess.Popen[bytes]] = {}
@@ -162,6 +167,7 @@ GresTypes=gpu
 {nodes}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
+{self.settings}
 """
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from analysis.__main__ import main as analysis
 from experiments import rows as command
-from experiments.config.rows import experiments_of
+from experiments.config.rows import RowSource, experiments_of
 from experiments.config.validation import validate
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.writer import RunDirectory
@@ -47,6 +47,34 @@ def test_one_that_equals_no_row_is_what_it_was_started_as_with_the_changes() -> 
     assert found == {"stages_1": changed}
     assert experiments_of(config_of("experiment_name=mine", "optim.lr=1e-3")) == {"mine": None}
     assert experiments_of(config_of("experiment_name=mine")) == {"baseline": [], "stages_3": []}
+
+
+def own_primary(folder: Path) -> RowSource:
+    """A primary config ``mine`` with a row of its own."""
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "mine.yaml").write_text("defaults: [train, _self_]\nhidden_dim: 48\n")
+    (folder / "experiment" / "own.yaml").write_text("# @package _global_\nexperiment_name: own\ndropout: 0.2\n")
+    return RowSource("mine", (str(folder),))
+
+
+def test_rows_are_those_of_the_primary_config(tmp_path: Path) -> None:
+    source = own_primary(tmp_path / "conf")
+    assert experiments_of(config_of("hidden_dim=48"), source) == {"baseline": [], "stages_3": []}
+    assert experiments_of(config_of("hidden_dim=48", "dropout=0.2"), source) == {"own": []}
+    changed = ["hidden_dim: 48 -> 64", "model.stage.reused_dim: 48 -> 64"]
+    assert experiments_of(config_of(), source) == {"baseline": changed, "stages_3": changed}
+
+
+def test_older_runs_are_compared_with_the_rows_of_their_primary_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = own_primary(tmp_path / "conf")
+    run = older_run(tmp_path / "runs", "hidden_dim=48", "dropout=0.2", config_name="mine")
+    with pytest.raises(SystemExit):
+        command.main([str(tmp_path / "runs")])
+    assert "primary config mine: give the folder of mine.yaml with --config-dir" in capsys.readouterr().err
+    command.main([str(tmp_path / "runs"), f"--config-dir={source.search_path[0]}"])
+    assert list(RunDirectory(run).experiments) == ["own"]
 
 
 def tiny_recipe(folder: Path) -> Path:

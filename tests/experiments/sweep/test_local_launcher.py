@@ -55,6 +55,10 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def source(folder: str, provider: str) -> dict[str, str]:
+    return {"path": folder, "schema": "file", "provider": provider}
+
+
 def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: str = "auto") -> list[Begun]:
     """Four jobs, in the order of their seeds."""
     records.mkdir(exist_ok=True)
@@ -66,7 +70,8 @@ def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: 
             "train": {"device": device},
             "hydra": {
                 "sweep": {"dir": str(records.parent / "logs")},
-                "runtime": {"config_sources": [{"path": "/mine", "schema": "file", "provider": "command-line"}]},
+                "runtime": {"config_sources": [source("/mine", "command-line"), source("/conf", "main")]},
+                "job": {"config_name": "own"},
                 "overrides": {"hydra": ["hydra.launcher.num_jobs=2", "hydra.job.name=x"]},
             },
         }
@@ -78,7 +83,8 @@ def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: 
 
 
 def test_each_job_is_the_train_command_with_what_it_needs_of_the_sweeps(records: Path) -> None:
-    of_sweep = ["-m", "experiments.train", "--config-dir", "/mine", "hydra.job.name=x"]
+    of_sweep = ["-m", "experiments.train", "--config-path", "/conf", "--config-dir", "/mine"]
+    of_sweep += ["--config-name", "own", "hydra.job.name=x"]
     assert [job.arguments for job in launch(records, 2)] == [[*of_sweep, f"seed={seed}"] for seed in range(4)]
 
 
@@ -99,3 +105,17 @@ def test_jobs_on_the_cpu_have_their_cores(records: Path, monkeypatch: pytest.Mon
     assert {(job.gpus, job.num_threads) for job in launch(records, 3, device="cpu")} == {("4,GPU-7", "1")}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [(job.gpus, job.num_threads) for job in launch(records, 2, 3)] == [("", "3")] * 4
+
+
+def test_a_job_is_no_rank_of_the_allocation_that_the_sweep_runs_in(
+    records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Path(sys.executable)
+    program.write_text(program.read_text().replace("printf", 'env > "$RECORDS/../env"\nprintf', 1))
+    foreign = ("SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "RANK", "WORLD_SIZE", "SUBMITIT_EXECUTOR")
+    for name in (*foreign, "SLURM_CONF", "SLURM_RESTART_COUNT"):
+        monkeypatch.setenv(name, "2")
+    launch(records, 1)
+    given = {line.split("=", 1)[0] for line in (records.parent / "env").read_text().splitlines()}
+    assert given & set(foreign) == set()
+    assert {"SLURM_CONF", "SLURM_RESTART_COUNT"} <= given

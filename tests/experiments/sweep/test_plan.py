@@ -83,3 +83,23 @@ def test_only_failures_and_missing_runs_end_a_sweep_badly() -> None:
     rows += [PlannedRun([], [{"experiment_name": "b"}], "y", 0, state) for state in ("failed", "missing", "failed")]
     with pytest.raises(SweepError, match="of 5 runs 2 failed, 1 missing"):
         check(rows)
+
+
+def table_of(tmp_path: Path, jobs: list[list[str]], capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """The cells of the table of a sweep of which nothing is trained yet, without the last three columns."""
+    base = [o for o in training.overrides(tmp_path) if not o.startswith(("num_stages=", "model.backbone.bottom_up.w"))]
+    print_rows(plan([[*base, *job] for job in jobs], training.composed))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "missing" in line]
+    return [[cell.strip() for cell in line.strip("│").split("│")][:-3] for line in lines]
+
+
+def test_the_table_shows_what_tells_runs_of_one_name_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    widths = "model.backbone.bottom_up.widths"
+    jobs = [[f"{widths}={value}", f"num_stages={n}"] for value in ("[16,16,32,32]", "[16,16,32,64]") for n in (1, 2)]
+    assert table_of(tmp_path, jobs, capsys) == [["baseline", "0", " ".join(job), "missing"] for job in jobs]
+
+
+def test_the_table_shows_names_and_seeds_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [[f"experiment={name}", f"seed={seed}"] for name in ("baseline", "head_attention") for seed in (0, 1)]
+    rows = table_of(tmp_path, jobs, capsys)
+    assert rows == [[job[0].split("=")[1], job[1].split("=")[1], "missing"] for job in jobs]

@@ -7,16 +7,17 @@ import math
 import threading
 
 import pytest
+import wandb
 import yaml
 
 from experiments.config.build import build_writers, dry_build
 from experiments.config.targets import ConfigError
 from experiments.config.validation import validate
-from experiments.tracking.wandb_history import wandb_files
+from experiments.tracking.wandb_history import history, wandb_files
 from experiments.tracking.wandb_writer import WandbWriter, has_key, layers
 from sparse_rcnn.rundir.reader import Run
 from tests.support import training
-from tests.support.wandb_files import records, rows_of
+from tests.support.wandb_files import WANDB, records, rows_of, settle
 
 
 def test_every_number_of_the_run_is_in_its_file(run):
@@ -78,6 +79,30 @@ def test_what_tables_of_runs_show(run):
     )
     (end,) = records(path, "exit")
     assert end.exit_code == 0
+
+
+def test_a_finished_run_is_written_to_the_run_that_an_agent_of_a_sweep_has_opened(run, monkeypatch):
+    again = training.overrides(run.parent.parent, *WANDB, "eval.every_epochs=1")
+    wandb.teardown()  # it reads the environment once
+    assert training.train(again) == run
+    assert len(list((run / "wandb").glob("*run-*"))) == 1  # started by nobody's agent it stays as it is
+    for name, value in {"SWEEP_ID": "sweep", "RUN_ID": "of_the_agent", "PROJECT": "theirs"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert training.train(again) == run
+    (path,) = wandb_files(run / "wandb", "of_the_agent")
+    settle(path)
+    (record,) = records(path, "run")
+    assert (record.run_id, record.sweep_id, record.project) == ("of_the_agent", "sweep", "theirs")
+    (own,) = wandb_files(run / "wandb", run.name)
+    assert [row["_step"] for row in history(path)] == [row["_step"] for row in history(own)]
+    summary = {item.key or "/".join(item.nested_key): item for part in records(path, "summary") for item in part.update}
+    assert (
+        json.loads(summary["val/bbox/AP"].value_json) == json.loads((run / "results.json").read_text())["val/bbox/AP"]
+    )
+    (end,) = records(path, "exit")
+    assert end.exit_code == 0
+    monkeypatch.undo()
+    wandb.teardown()
 
 
 def test_auto_is_online_where_there_is_a_key(monkeypatch, tmp_path):
