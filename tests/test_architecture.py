@@ -32,17 +32,24 @@ LAYERS = [
     [
         "errors", "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
-        "eval_mode", "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
+        "eval_mode", "foreign_files", "backbone_layouts",
+        "data", "data.transforms", "data.coco_categories", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance",
-        "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
+        "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.annotations", "data.image", "data.shapes", "evaluation.ground_truth",
     ],
-    ["rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "data.coco"],
-    ["rundir.lock", "rundir.reader", "engine", "speed", "checkpoint", "data.batching", "evaluation.detections"],
+    [
+        "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",
+        "data.coco",
+    ],
+    [
+        "rundir.lock", "rundir.reader", "engine", "speed", "checkpoint", "data.batching", "evaluation.detections",
+        "backbone_weights", "transfer",
+    ],
     [
         "image_detection", "data.loading", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend",
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",

@@ -131,7 +131,8 @@ class ScaleConfig:
 @dataclass
 class WeightsConfig:
     backbone: str | None = MISSING  # torchvision's name of weights, or a file
-    detector: str | None = MISSING  # a weights file of this project to start from
+    detector: str | None = MISSING  # a weights file of this project, or a run directory, to start from
+    strict: bool = MISSING  # all of it has to fit, classes by their order; false: take all that fits, classes by name
 
     def __post_init__(self) -> None:
         if self.backbone is not None and self.detector is not None:
