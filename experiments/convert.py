@@ -149,12 +149,11 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
     Raises:
         DataError: the file has another number of categories.
     """
-    from sparse_rcnn.data.annotations import Records, load_json
+    from experiments.config.categories import read_categories
     from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
 
     if annotations is not None:
-        records = Records(annotations, load_json(annotations)[0], "categories")
-        found = sorted(zip(records.unique_ids().tolist(), records.texts("name"), strict=True))
+        found = read_categories(annotations)
         if len(found) != num_classes:
             raise DataError(f"{annotations} has {len(found)} categories, the checkpoint {num_classes} classes")
     elif num_classes == len(COCO_CATEGORIES):

@@ -215,8 +215,9 @@ def _variant(found: _Network, names: Sequence[str]) -> str | None:
         return "its stem has several convolutions (as timm's resnet50d and deeplab's networks), the model's one"
     if any(re.search(r"\.(se|eca|attn)\.", name) for name in names):
         return "its blocks have channel attention (as SE-ResNets), the model's have none"
-    if any("_gn_" in name for name in names):
-        return "its norms are group norms, the model's batch norms"
+    is_plain = found.layout.program != "Caffe2" and found.layout.own_name("bn1.running_mean") not in names
+    if is_plain or any("_gn_" in name for name in names):
+        return "its norms are group norms, the model's batch norms with statistics"
     second = found.tensors.get(found.prefix + found.layout.own_name("layer1.0.conv2.weight"))
     if second is not None and second.dim() == 4 and second.shape[0] != second.shape[1]:
         return "its convolutions are grouped (a ResNeXt), the model's are not"

@@ -7,10 +7,10 @@ from typing import Any
 
 from experiments.cli.naming import naming
 from experiments.config.build import build
+from experiments.config.categories import read_categories
 from experiments.config.weights import locate_detector_weights
-from sparse_rcnn.data.annotations import Records, load_json
 from sparse_rcnn.rundir.identity import file_fingerprint, run_identity
-from sparse_rcnn.weights import find_weights, read_header
+from sparse_rcnn.weights import read_header
 
 
 def content_keys(config: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def content_keys(config: dict[str, Any]) -> dict[str, Any]:
     else:
         keys = {"data": {split: file_fingerprint(data[split]["annotations"]) for split in ("train", "val")}}
     for name, weights in _weights(config).items():
-        path = find_weights(weights) if name == "detector" and Path(weights).is_dir() else Path(weights)
+        path = locate_detector_weights(weights) if name == "detector" else Path(weights)
         keys[f"weights.{name}"] = file_fingerprint(path) if path.is_file() else weights
     if _takes_classes_by_name(config):
         keys["weights.classes"] = "by name"
@@ -37,26 +37,20 @@ def _weights(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _takes_classes_by_name(config: dict[str, Any]) -> bool:
-    """Whether the class layers are not those of the weights as they are, which is how all runs began before."""
+    """Whether the class layers are not those of the weights as they are, as they once were in every run."""
     weights = config["weights"]
     if weights["detector"] is None or weights["strict"]:
         return False
     with naming("weights.detector"):
-        path = locate_detector_weights(weights["detector"])
-        given = read_header(path)[1].class_names
-    return given != list(_class_names(file_fingerprint(config["data"]["train"]["annotations"]), config))
+        _, card = read_header(locate_detector_weights(weights["detector"]))
+    return card.class_names != _class_names(config)
 
 
-_class_names_of: dict[str, list[str]] = {}  # by the fingerprint of an annotation file, which may be large
-
-
-def _class_names(fingerprint: str, config: dict[str, Any]) -> list[str]:
-    if fingerprint not in _class_names_of:
-        path = Path(config["data"]["train"]["annotations"])
-        records = Records(path, load_json(path)[0], "categories")
-        pairs = sorted(zip(records.unique_ids().tolist(), records.texts("name"), strict=True))
-        _class_names_of[fingerprint] = [name for _, name in pairs]
-    return _class_names_of[fingerprint]
+def _class_names(config: dict[str, Any]) -> list[str]:
+    data = config["data"]
+    if data["generator"] is not None and hasattr(generator := build(config, "data.generator"), "categories"):
+        return [category["name"] for category in generator.categories()]  # its files may have to be made yet
+    return [name for _, name in read_categories(data["train"]["annotations"])]
 
 
 def run_identity_of(config: dict[str, Any]) -> str:
