@@ -69,10 +69,13 @@ def read_backbone_weights(bottom_up: ResNet, path: Path, pixel_std: Sequence[flo
         std = torch.tensor(list(pixel_std)).view(1, 3, 1, 1)
         tensors["conv1.weight"] = tensors["conv1.weight"].flip(1) * std
         notes.append("trained on BGR in 0..255: its first convolution is rewritten for normalised RGB")
-    elif convention == "unknown":
+    if convention == "unknown":
+        notes.append("the file does not say which pixels it was trained on: taken as normalised RGB")
+    if convention in ("", "unknown") and bottom_up.depth >= 50:
         notes.append(
-            "the file says neither where the stride of a bottleneck is nor which pixels it was trained on: taken as "
-            f"stride_in_1x1={str(bottom_up.stride_in_1x1).lower()} and normalised RGB"
+            "the file does not say where the stride of a bottleneck is: taken as stride_in_1x1="
+            f"{str(bottom_up.stride_in_1x1).lower()} (torchvision's and timm's networks have it false, MSRA's and "
+            "Keras' true)"
         )
     if notes or found.layout.program != "torchvision":
         notes.insert(0, f"a ResNet-{bottom_up.depth} in the layout of {found.layout.program}")
@@ -99,6 +102,10 @@ class _Network:
 
 def _choose_network(content: Any, path: Path) -> _Network:
     """The one network of a checkpoint, or the one of several that their authors mean to be taken."""
+    if isinstance(content, Mapping) and "proposals.boxes_cxcywh_norm" in content:
+        raise CheckpointError(
+            f"{path} holds a whole detector of this project: start from it as a detector, which takes all that fits"
+        )
     found: dict[tuple[str, ...], tuple[Layout, dict[str, Tensor]]] = dict(_entries(content, ()))
     if not found:
         names = [str(name) for name in content][:3] if isinstance(content, Mapping) else []
@@ -124,10 +131,6 @@ def _choose_network(content: Any, path: Path) -> _Network:
             )
         prefix = chosen[0]
         notes.append(f"its {prefix.rstrip('.')}, not {', '.join(p.rstrip('.') for p in prefixes if p != prefix)}")
-    if layout.program == "torchvision" and prefix == "backbone.bottom_up.":
-        raise CheckpointError(
-            f"{path} holds a whole detector of this project: start from it as a detector, which takes all that fits"
-        )
     return _Network(layout, prefix, tensors, "; ".join(notes))
 
 

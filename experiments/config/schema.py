@@ -136,7 +136,9 @@ class WeightsConfig:
 
     def __post_init__(self) -> None:
         if self.backbone is not None and self.detector is not None:
-            raise ValueError("backbone and detector are both set; a detector brings its backbone: set backbone=null")
+            raise ValueError(
+                "backbone and detector are both set; a detector brings its backbone: set weights.backbone=null"
+            )
 
 
 @dataclass

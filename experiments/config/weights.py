@@ -55,7 +55,7 @@ def load_weights(config: Config, model: SparseRCNN, is_main: bool) -> None:
         path = locate(config, model)
         with _naming_stride():
             note = load_backbone_weights(_resnet(model), path, config["model"]["pixel_std"])
-        if note and is_main:
+        if note and is_main and Path(weights["backbone"]).is_file():  # a name of torchvision's leaves nothing open
             print(f"weights.backbone={weights['backbone']}: {note}", file=sys.stderr)
     if weights["detector"] is None:
         return
@@ -122,4 +122,5 @@ def _naming_stride() -> Iterator[None]:
         with naming("weights.backbone"):
             yield
     except StrideError as error:
-        raise UserError(f"{error}; the key is model.backbone.bottom_up.stride_in_1x1") from error
+        key = "model.backbone.bottom_up.stride_in_1x1"
+        raise UserError(str(error).replace("set stride_in_1x1", f"set {key}")) from error

@@ -169,8 +169,10 @@ def test_a_detector_of_detectron2(wanted: State, tmp_path: Path, prefix: str) ->
     torch.save({"model": prefixed(of_detectron2(wanted), prefix) | heads, "iteration": 5}, tmp_path / "w.pth")
     loaded, note = load(tmp_path / "w.pth")
     assert equal(loaded, wanted)
-    assert note.startswith("a ResNet-18 in the layout of Detectron2; the file says neither where the stride ")
-    assert note.endswith("taken as stride_in_1x1=false and normalised RGB")
+    assert note == (
+        "a ResNet-18 in the layout of Detectron2; the file does not say which pixels it was trained on: taken as "
+        "normalised RGB"
+    )
     released = {"head.head_series.0.class_logits.weight": torch.ones(2)}
     torch.save({"model": prefixed(of_detectron2(wanted), prefix) | released}, tmp_path / "w.pth")
     assert load(tmp_path / "w.pth")[1] == "a ResNet-18 in the layout of Detectron2", "the release is torchvision's"
@@ -295,8 +297,9 @@ def test_other_networks_are_refused(imagenet: State, tmp_path: Path, kind: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_detector_of_ours_is_to_be_started_from_whole(tmp_path: Path) -> None:
-    card = small_card(bottom_up=resnet(18))
+@pytest.mark.parametrize("bottom_up", [None, resnet(18)], ids=["SmallNet", "ResNet"])
+def test_a_detector_of_ours_is_to_be_started_from_whole(tmp_path: Path, bottom_up: dict[str, Any] | None) -> None:
+    card = small_card(bottom_up=bottom_up)
     save_detector(small_detector(card=card), card, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="holds a whole detector of this project: start from it as a detector"):
         load(tmp_path / "model.safetensors")
@@ -306,7 +309,7 @@ def test_imagenet_resnet50_with_the_stride_on_the_1x1() -> None:
     path = shared("weights/resnet50_imagenet_stride_in_1x1_fp16.pth")
     model = net(50, stride_in_1x1=True)
     loaded, note = load(path, model)
-    assert note == ""
+    assert "the file does not say where the stride of a bottleneck is: taken as stride_in_1x1=true (" in note
     given = torch.load(path, weights_only=True)
     for name in ("conv1.weight", "bn1.running_var", "layer4.2.conv3.weight", "layer2.0.downsample.1.bias"):
         assert torch.equal(loaded[name], given[name].float())
