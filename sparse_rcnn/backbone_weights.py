@@ -59,6 +59,8 @@ def read_backbone_weights(bottom_up: ResNet, path: Path, pixel_std: Sequence[flo
     if problems:
         variant = _variant(found, names)
         raise CheckpointError(f"{path} is not a resnet{bottom_up.depth}: {variant or problems}")
+    if odd := [name for name, tensor in given.items() if not tensor.is_floating_point()]:
+        raise CheckpointError(f"{path} holds {odd[0]} as {given[odd[0]].dtype}, not as floating point numbers")
     tensors = {name: tensor.float() for name, tensor in given.items()}
     if infinite := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise CheckpointError(f"{path} holds numbers that are not finite, in {infinite[0]}")
@@ -181,13 +183,14 @@ def _renamed(found: _Network, wanted: Mapping[str, Tensor], bottom_up: ResNet) -
     for name, weight in list(given.items()):
         module, _, leaf = name.rpartition(".")
         if leaf == "weight" and f"{module}.running_mean" in wanted and f"{module}.running_mean" not in given:
-            given[f"{module}.running_mean"] = torch.zeros(len(weight))
-            given[f"{module}.running_var"] = torch.full((len(weight),), 1 - eps)  # with eps it is 1
+            given[f"{module}.running_mean"] = torch.zeros(weight.shape)
+            given[f"{module}.running_var"] = torch.full(weight.shape, 1 - eps)  # with eps it is 1
     for name in wanted:  # a convolution's bias, which ours lack, is part of the mean that is subtracted next
         norm = _norm_after(name)
         bias = found.tensors.get(f"{found.prefix}{found.layout.own_name(name).removesuffix('_w')}_b")
-        if norm and bias is not None and f"{norm}.running_mean" in given:
-            given[f"{norm}.running_mean"] = given[f"{norm}.running_mean"].float() - bias.float()
+        mean = given.get(f"{norm}.running_mean")
+        if mean is not None and bias is not None and mean.shape == bias.shape:
+            given[f"{norm}.running_mean"] = mean.float() - bias.float()
     return given
 
 

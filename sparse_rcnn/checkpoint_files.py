@@ -42,7 +42,7 @@ def load_checkpoint(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if foreign is not None:
         raise CheckpointError(f"{path} is {foreign}")
-    if start[8:9] == b"{":  # after the length of the header, its JSON
+    if is_safetensors(start):
         content: Any = _load_safetensors(path)
     elif (
         start[:2] != b"PK"
@@ -55,6 +55,11 @@ def load_checkpoint(path: Path) -> Any:
     if is_mmdetection(content):
         raise CheckpointError(f"{path} is {MMDETECTION}")
     return content
+
+
+def is_safetensors(start: bytes) -> bool:
+    """Whether a file that begins like this is a safetensors file: after the length of the header comes its JSON."""
+    return start[8:9] == b"{"
 
 
 def tensors_of(entries: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -25,6 +25,11 @@ def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
         raise UserError(f"weights {weights!r}: {type(bottom_up).__name__} has no pretrained weights; give none")
     if Path(weights).is_file():
         return Path(weights)
+    if Path(weights).is_dir():
+        files = sorted(
+            p.name for p in Path(weights).iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin", ".pkl")
+        )
+        raise UserError(f"weights {weights!r} are a folder: give the file in it{f', {files[0]}' if files else ''}")
     known = get_model_weights(f"resnet{bottom_up.depth}")
     if weights not in known.__members__:
         raise UserError(

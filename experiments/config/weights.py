@@ -14,7 +14,7 @@ from experiments.cli.naming import naming
 from experiments.config.targets import ConfigError
 from sparse_rcnn.backbone import ResNet
 from sparse_rcnn.backbone_weights import StrideError, load_backbone_weights, read_backbone_weights
-from sparse_rcnn.checkpoint_files import load_checkpoint, tensors_of
+from sparse_rcnn.checkpoint_files import is_safetensors, load_checkpoint, tensors_of
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.pretrained import locate_backbone_weights
@@ -83,7 +83,9 @@ def locate_detector_weights(given: str) -> Path:
         raise ConfigError(f"weights.detector: there is no file {given}")
     with naming("weights.detector"):
         path = find_weights(path)
-        if path.suffix in TORCH_SUFFIXES:
+        with open(path, "rb") as file:
+            is_ours = is_safetensors(file.read(9))
+        if path.suffix in TORCH_SUFFIXES and not is_ours:
             content = load_checkpoint(path)  # what is not read at all is refused by its name
             state = content.get("model", content) if isinstance(content, dict) else {}
             if "init_proposal_boxes.weight" in tensors_of(state if isinstance(state, dict) else {}):

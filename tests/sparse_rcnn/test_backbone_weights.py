@@ -273,6 +273,10 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
     "channel attention": (lambda s: s | {"layer1.0.se.fc1.weight": torch.ones(1)}, "its blocks have channel attention"),
     "groups": (lambda s: s | {"layer1.0.conv2.weight": torch.ones(64, 2, 3, 3)}, "its convolutions are grouped"),
     "group norm": (lambda s: {n: t for n, t in s.items() if "running" not in n}, "its norms are group norms"),
+    "quantised": (
+        lambda s: s | {"conv1.weight": torch.zeros(64, 3, 7, 7, dtype=torch.int8)},
+        r"holds conv1\.weight as torch\.int8, not as floating point numbers$",
+    ),
     "not finite": (
         lambda s: s | {"layer2.0.bn1.bias": torch.full((128,), torch.nan)},
         r"holds numbers that are not finite, in layer2\.0\.bn1\.bias$",

@@ -66,6 +66,15 @@ def test_neither_a_name_nor_a_file() -> None:
         locate_backbone_weights(net(), "/nowhere/w.pth")
 
 
+def test_a_folder_names_the_file_in_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"' are a folder: give the file in it$"):
+        locate_backbone_weights(net(), str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"' are a folder: give the file in it, model\.safetensors$"):
+        locate_backbone_weights(net(), str(tmp_path))
+
+
 def test_the_small_network_has_no_pretrained_weights() -> None:
     small = SmallNet(widths=[16, 16, 16, 16], num_blocks=[0, 0, 0, 0])
     with pytest.raises(UserError, match=f"^weights {NAME!r}: SmallNet has no pretrained weights; give none$"):

@@ -151,6 +151,12 @@ def test_a_model_that_nothing_fits_fails_before_data_is_loaded(first: Path) -> N
     dry_build(checked("recipe=paper", "weights.backbone=null", f"weights.detector={first}", "weights.strict=true"))
 
 
+def test_weights_under_any_name(first: Path, tmp_path: Path) -> None:
+    for name in ("renamed.ckpt", "no suffix"):
+        (tmp_path / name).write_bytes((first / "model.safetensors").read_bytes())
+        dry_build(config(f"weights.detector='{tmp_path / name}'"))
+
+
 def test_an_unfinished_run_names_its_last_checkpoint(first: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "checkpoints" / "step_000002").mkdir(parents=True)
