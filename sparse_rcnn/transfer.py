@@ -77,11 +77,15 @@ def plan_transfer(
         source: the file, for messages.
 
     Raises:
-        CheckpointError: next to nothing fits; names the first tensors.
+        CheckpointError: next to nothing fits, and names the first tensors; or the file names more or fewer classes than
+            its layers have.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(shape) for name, shape in shapes.items()}
     by_class, by_proposal = model.class_tensors(), model.proposal_tensors()
+    for name in by_class & given.keys():
+        if given[name][0] != len(card.categories):
+            raise CheckpointError(f"{source} names {len(card.categories)} classes, its {name} has {given[name][0]}")
     class_rows, class_note = _class_rows(class_names, card.class_names)
     whole, rows, drawn = [], {}, {}
     for name, shape in wanted.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,16 @@ def test_classes_that_are_not_known_yet_are_no_misfit() -> None:
     plan = plan_transfer(model, model.card.architecture, None, shapes, given.card, SOURCE)
     assert plan.share == 1
     assert set(plan.drawn) == CLASS_LAYERS
+
+
+def test_a_file_whose_names_are_not_those_of_its_layers() -> None:
+    given, model = detector(("a", "b", "c"), seed=1), detector(seed=2)
+    assert given.card is not None
+    given.card = replace(given.card, categories=given.card.categories[:2])
+    with pytest.raises(
+        CheckpointError, match=r"^w\.safetensors names 2 classes, its stages\.\d\.cls_tower\.\S+ has 3$"
+    ):
+        taken(model, given)
 
 
 def test_numbers_that_are_not_finite_are_refused() -> None:

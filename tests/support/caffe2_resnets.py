@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ Blobs = dict[str, NDArray[np.float32]]
 R50_BLOCKS = (3, 4, 6, 3)
 
 
+@functools.cache
 def blobs(num_blocks: tuple[int, ...] = R50_BLOCKS, has_statistics: bool = False, seed: int = 0) -> Blobs:
     """A network of bottlenecks: Detectron's, whose norms are affine, or Detectron2's, whose norms have statistics."""
     rng = np.random.default_rng(seed)
