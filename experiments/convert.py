@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,52 +132,18 @@ def read_released(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: corrupt, or no state dict.
     """
-    import numpy as np
-    import torch
+    from sparse_rcnn.checkpoint_files import load_checkpoint, tensors_of
 
-    try:
-        state = _load(path)
-    except Exception as error:  # what torch.load raises on a damaged file has many types
-        unsafe = re.search(r"GLOBAL `?([\w.]+)", str(error))
-        if unsafe:
-            raise CheckpointError(
-                f"{path} holds {unsafe[1]}, which could run any code: only tensors and arrays are loaded"
-            ) from error
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({first})") from error
+    state = load_checkpoint(path)
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"{path} holds no state dict of tensors")
-    tensors = {}
+    tensors = tensors_of(state)
     for name, value in state.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = torch.from_numpy(value)
-        if not isinstance(value, torch.Tensor):
+        if name not in tensors:
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, not a tensor")
-        tensors[name] = value
     return tensors
-
-
-def _load(path: Path) -> Any:
-    import pickle
-
-    import numpy as np
-    import torch
-
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "numpy" not in str(error):
-            raise
-    rebuild = np.zeros(1).__reduce__()[0]
-    rebuild_scalar = np.float64(0).__reduce__()[0]
-    dtypes = {type(np.dtype(code)) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")}
-    allowed: list[Any] = [np.ndarray, np.dtype, *dtypes]
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # the name before and since numpy 2
-        allowed += [(rebuild, f"{module}._reconstruct"), (rebuild_scalar, f"{module}.scalar")]
-    with torch.serialization.safe_globals(allowed):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[str, Any]]:
@@ -187,16 +152,11 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
     Raises:
         DataError: the file has another number of categories.
     """
-    from sparse_rcnn.data.annotation_columns import category_names
+    from experiments.config.categories import read_categories
     from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
-    from sparse_rcnn.data.findings import Findings
-    from sparse_rcnn.data.records import Records, load_json
 
     if annotations is not None:
-        findings = Findings(str(annotations))
-        records = Records(load_json(annotations)[0], "categories", findings)
-        found = sorted(zip(records.ids().numbers.tolist(), category_names(records), strict=True))
-        findings.raise_errors()
+        found = read_categories(annotations)
         if len(found) != num_classes:
             raise DataError(f"{annotations} has {len(found)} categories, the checkpoint {num_classes} classes")
     elif num_classes == len(COCO_CATEGORIES):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
+from sparse_rcnn.backbone_layouts import RESNET_TENSOR, detectron2_name
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.state_dicts import misfits
 
@@ -144,8 +145,8 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise CheckpointError(f"the released layout has no name for: {', '.join(unknown[:3])}{more}")
     converted = {released: state[ours] for ours, released in names.items() if released is not None}
-    assumed = _settings(released_to_ours(converted)[1])  # reading it back also finds what a variant lacks
-    for key, value in _settings(architecture).items():
+    assumed = untraced_settings(released_to_ours(converted)[1])  # reading it back also finds what a variant lacks
+    for key, value in untraced_settings(architecture).items():
         if value != assumed.get(key, value):
             raise CheckpointError(
                 f"the released layout cannot say that {key} is {value}: its readers take {assumed[key]}"
@@ -157,11 +158,12 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
 _UNTRACED = ("pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio")
 
 
-def _settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
+def untraced_settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
+    """The settings of an architecture that change what its tensors mean and leave no trace in them, by dotted key."""
     found = {f"{path}.{key}": value for key, value in node.items() if key in _UNTRACED}
     for key, value in node.items():
         if isinstance(value, dict):
-            found |= _settings(value, f"{path}.{key}")
+            found |= untraced_settings(value, f"{path}.{key}")
     return found
 
 
@@ -187,13 +189,9 @@ def released_name(name: str, architecture: dict[str, Any]) -> str | None:
     if match := re.fullmatch(r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.0\.(\w+)", name):
         kind, level, leaf = match.groups()
         return f"backbone.fpn_{'lateral' if kind == 'inner' else 'output'}{int(level) + 2}.{leaf}"
-    if match := re.fullmatch(r"backbone\.bottom_up\.(conv1|bn1)\.(\w+)", name):
-        return f"backbone.bottom_up.stem.conv1.{'norm.' if match[1] == 'bn1' else ''}{match[2]}"
-    if match := re.fullmatch(r"backbone\.bottom_up\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.(\w+)", name):
-        layer, block, kind, number, leaf = match.groups()
-        part = "shortcut" if kind == "downsample." else f"conv{number}"
-        norm = "norm." if kind == "bn" or (kind == "downsample." and number == "1") else ""
-        return f"backbone.bottom_up.res{int(layer) + 1}.{block}.{part}.{norm}{leaf}"
+    bottom_up = "backbone.bottom_up."
+    if name.startswith(bottom_up) and RESNET_TENSOR.fullmatch(name.removeprefix(bottom_up)):
+        return bottom_up + detectron2_name(name.removeprefix(bottom_up))
     if match := re.fullmatch(r"stages\.(\d+)\.(cls|reg)_tower\.(\d+)\.(\w+)", name):
         stage, tower, index, leaf = match.groups()
         last = 3 * architecture["stage"][f"num_{tower}_layers"]  # a layer is Linear, LayerNorm, ReLU

@@ -73,3 +73,15 @@ class DetectorModule(nn.Module):
     proposals: nn.Module
     stages: nn.ModuleList
     pixel_mean: Tensor
+
+    def class_tensors(self) -> set[str]:
+        """Names of the tensors that have one row per class; none of stages that do not say."""
+        return {
+            f"stages.{i}.{name}"
+            for i, stage in enumerate(self.stages)
+            for name in getattr(stage, "class_tensors", set[str])()
+        }
+
+    def proposal_tensors(self) -> set[str]:
+        """Names of the tensors that have one row per learned proposal."""
+        return {f"proposals.{name}" for name, _ in self.proposals.named_parameters()}

@@ -6,12 +6,11 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import get_model_weights
 
 from sparse_rcnn.backbone import ResNet
-from sparse_rcnn.errors import CheckpointError, UserError
-from sparse_rcnn.state_dicts import misfits
+from sparse_rcnn.errors import UserError
 
 
 def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
@@ -26,6 +25,11 @@ def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
         raise UserError(f"weights {weights!r}: {type(bottom_up).__name__} has no pretrained weights; give none")
     if Path(weights).is_file():
         return Path(weights)
+    if Path(weights).is_dir():
+        files = sorted(
+            p.name for p in Path(weights).iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin", ".pkl")
+        )
+        raise UserError(f"weights {weights!r} are a folder: give the file in it{f', {files[0]}' if files else ''}")
     known = get_model_weights(f"resnet{bottom_up.depth}")
     if weights not in known.__members__:
         raise UserError(
@@ -44,39 +48,3 @@ def locate_backbone_weights(bottom_up: nn.Module, weights: str) -> Path:
                 f"into {file.parent}, or give the path of a local file"
             ) from error
     return file
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """A state dict saved by torch, unwrapped from a ``model`` or ``state_dict`` entry.
-
-    Raises:
-        CheckpointError: corrupt, or no state dict.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no pickle, the unpickler fails in every way there is
-        first = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"{path} cannot be read as a PyTorch checkpoint ({first})") from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors")
-    return state
-
-
-def load_backbone_weights(bottom_up: ResNet, path: Path) -> None:
-    """Load an ImageNet classifier in torchvision's layout, float16 or float32; the classifier itself is left out.
-
-    Raises:
-        CheckpointError: names the first tensors that do not fit.
-    """
-    state = {
-        name: tensor.float()
-        for name, tensor in read_state_dict(path).items()
-        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
-    }
-    problems = misfits(bottom_up.state_dict(), state)
-    if problems:
-        raise CheckpointError(f"{path} is no resnet{bottom_up.depth}: {problems}")
-    bottom_up.load_state_dict(state)

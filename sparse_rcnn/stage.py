@@ -108,6 +108,10 @@ class Stage(nn.Module):
         prior = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         nn.init.constant_(self.cls_tower.last.bias, prior)
 
+    def class_tensors(self) -> set[str]:
+        """Names of the tensors that have one row per class."""
+        return {f"cls_tower.{len(self.cls_tower) - 1}.{name}" for name, _ in self.cls_tower.last.named_parameters()}
+
     @property
     def reads_proposal_features(self) -> bool:
         """Whether any of it depends on the learned proposal features."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -16,7 +16,10 @@ def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | 
         for n, t in wanted.items()
         if n in given and given[n].shape != t.shape
     ]
-    if not problems:
-        return None
-    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return "; ".join(problems[:3]) + more
+    return first_three(problems, "; ") if problems else None
+
+
+def first_three(items: Sequence[str], separator: str = ", ") -> str:
+    """The first three of many texts and the number of the others."""
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return separator.join(items[:3]) + more

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from sparse_rcnn.architecture import TRUSTED_MODULES, build
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.foreign_files import describe_foreign_file
 from sparse_rcnn.model_card import DetectorModule, ModelCard
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.state_dicts import misfits
@@ -62,7 +65,22 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     Raises:
         CheckpointError: absent, corrupt, or not written by ``save_weights``.
     """
-    path = Path(path)
+    with _opened(Path(path)) as (file, card):
+        return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118 (no mapping)
+
+
+def read_header(path: str | Path) -> tuple[dict[str, tuple[int, ...]], ModelCard]:
+    """Shapes of the tensors and card of a weights file, without reading the tensors.
+
+    Raises: as ``read_weights``.
+    """
+    with _opened(Path(path)) as (file, card):
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, card  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, ModelCard]]:
+    """The open file, whose tensors may be read, and its card."""
     if not path.is_file():
         raise CheckpointError(f"weights file {path} does not exist")
     try:
@@ -78,16 +96,17 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
                     f"{path} has format version {metadata['format_version']}, this version reads "
                     f"{FORMAT_VERSION}; update sparse-rcnn-suite"
                 )
-            card = ModelCard.from_json(metadata["card"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            yield file, ModelCard.from_json(metadata["card"])
     except CheckpointError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        foreign = describe_foreign_file(path)
+        if foreign is not None:
+            raise CheckpointError(f"{path} is {foreign}; give a weights file of this project") from error
         hint = ""
         if path.suffix in (".pth", ".pt", ".pkl"):
             hint = "; a released checkpoint has to be converted first"
         raise CheckpointError(f"{path} is corrupt or not a safetensors file ({_first_line(error)}){hint}") from error
-    return tensors, card
 
 
 def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> DetectorModule:

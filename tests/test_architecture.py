@@ -34,7 +34,8 @@ LAYERS = [
     [
         "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
-        "eval_mode", "data", "data.transforms", "data.coco_categories", "data.foreign_formats",
+        "eval_mode", "foreign_files", "backbone_layouts",
+        "data", "data.transforms", "data.coco_categories", "data.foreign_formats",
         "data.ids", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
         "data.deep_pictures", "data.pillow_files", "fonts",
@@ -42,11 +43,11 @@ LAYERS = [
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance",
-        "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
+        "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.image_names", "data.label_space", "data.box_formats", "data.shapes",
     ],
     [
-        "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights",
+        "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",
         "data.records", "data.image_headers",
     ],
     ["data.box_column"],
@@ -55,7 +56,10 @@ LAYERS = [
     ["data.boxes_outside", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
     ["data.coco"],
-    ["rundir.lock", "rundir.reader", "engine", "speed", "checkpoint", "data.batching", "evaluation.detections"],
+    [
+        "rundir.lock", "rundir.reader", "engine", "speed", "checkpoint", "data.batching", "evaluation.detections",
+        "backbone_weights", "transfer",
+    ],
     [
         "image_detection", "data.loading", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend",
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",

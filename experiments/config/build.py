@@ -11,10 +11,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from experiments.cli.naming import naming
 from experiments.config.targets import ConfigError
 from experiments.config.validation import instantiate_options
-from sparse_rcnn.backbone import ResNet
+from experiments.config.weights import check_weights, load_weights
 from sparse_rcnn.data.annotations import no_boxes
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import shortened
@@ -24,10 +23,9 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pixel_range import checked_pixel_range
-from sparse_rcnn.pretrained import load_backbone_weights, locate_backbone_weights
 from sparse_rcnn.runlog import Writer
 from sparse_rcnn.schedule import WarmupMultiStep
-from sparse_rcnn.weights import ModelCard, load_tensors, read_weights
+from sparse_rcnn.weights import ModelCard
 
 Config = dict[str, Any]
 
@@ -67,11 +65,7 @@ def dry_build(config: Config) -> None:
     build(trial, "input.eval")
     if trial["data"]["generator"] is not None:
         build(trial, "data.generator")
-    detector = trial["weights"]["detector"]
-    if detector is not None and not Path(detector).is_file():
-        raise ConfigError(f"weights.detector: there is no file {detector}")
-    if trial["weights"]["backbone"] is not None:
-        _backbone_weights(trial, model)
+    check_weights(trial, model)
 
 
 def check_batch_size(config: Config, world_size: int) -> None:
@@ -135,8 +129,8 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
     return train, val
 
 
-def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
-    """The detector with its card and, where asked for, pretrained weights."""
+def build_model(config: Config, dataset: CocoDetection, is_main: bool = True) -> SparseRCNN:
+    """The detector with its card and, where asked for, pretrained weights, of which the main process says what fits."""
     model: SparseRCNN = build(config, "model")
     evaluation = config["input"]["eval"]
     model.card = ModelCard(
@@ -147,25 +141,8 @@ def build_model(config: Config, dataset: CocoDetection) -> SparseRCNN:
         pixel_range=checked_pixel_range(config["input"]["pixel_range"]),
     )
     model.activation_checkpointing = config["train"]["activation_checkpointing"]
-    weights = config["weights"]
-    if weights["backbone"] is not None:
-        bottom_up = _bottom_up(model)
-        assert isinstance(bottom_up, ResNet)  # no other one has weights to be located
-        load_backbone_weights(bottom_up, _backbone_weights(config, model))
-    if weights["detector"] is not None:
-        load_tensors(model, read_weights(weights["detector"])[0], f"weights.detector={weights['detector']}")
+    load_weights(config, model, is_main)
     return model
-
-
-def _bottom_up(model: SparseRCNN) -> nn.Module:
-    bottom_up = model.backbone.bottom_up
-    assert isinstance(bottom_up, nn.Module)
-    return bottom_up
-
-
-def _backbone_weights(config: Config, model: SparseRCNN) -> Path:
-    with naming("weights.backbone"):
-        return locate_backbone_weights(_bottom_up(model), config["weights"]["backbone"])
 
 
 def build_criterion(config: Config) -> SetCriterion:

@@ -198,7 +198,7 @@ def _changes(row: PlainRow, config: dict[str, Any]) -> list[Change]:
 
 
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    weights = {name: None if path is None else "given" for name, path in config["weights"].items()}
+    weights = {name: None if path is None else "given" for name, path in config["weights"].items() if name != "strict"}
     return {**config, "weights": weights}
 
 

@@ -18,14 +18,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from sparse_rcnn.pixel_range import checked_pixel_range
+
 # Paths of the user's, in which a leading ~ is the home folder (``experiments.config.validation``).
 PATH_KEYS = (
     "runs_root", "data.root", "data.train.annotations", "data.train.images", "data.val.annotations",
     "data.val.images", "weights.backbone", "weights.detector",
 )  # fmt: skip
 _MORE_TEXTS = re.compile(r"hydra\.(?:run|sweep)\.(?:dir|subdir)|log\.writers\.\w+\.\w+")
-
-from sparse_rcnn.pixel_range import checked_pixel_range
 
 
 def _at_least(low: float, **values: float | None) -> None:
@@ -161,11 +161,14 @@ class ScaleConfig:
 @dataclass
 class WeightsConfig:
     backbone: str | None = MISSING  # torchvision's name of weights, or a file
-    detector: str | None = MISSING  # a weights file of this project to start from
+    detector: str | None = MISSING  # a weights file of this project, or a run directory, to start from
+    strict: bool = MISSING  # all of it has to fit, classes by their order; false: take all that fits, classes by name
 
     def __post_init__(self) -> None:
         if self.backbone is not None and self.detector is not None:
-            raise ValueError("backbone and detector are both set; a detector brings its backbone: set backbone=null")
+            raise ValueError(
+                "backbone and detector are both set; a detector brings its backbone: set weights.backbone=null"
+            )
 
 
 @dataclass

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from experiments.cli.naming import naming
 from experiments.config.build import build
+from experiments.config.categories import read_categories
+from experiments.config.weights import locate_detector_weights
 from sparse_rcnn.rundir.identity import file_fingerprint, run_identity
+from sparse_rcnn.weights import read_header
 
 
 def content_keys(config: dict[str, Any]) -> dict[str, Any]:
@@ -20,10 +24,33 @@ def content_keys(config: dict[str, Any]) -> dict[str, Any]:
         keys: dict[str, Any] = {"data": build(config, "data.generator").key()}
     else:
         keys = {"data": {split: file_fingerprint(data[split]["annotations"]) for split in ("train", "val")}}
-    for name, weights in config["weights"].items():
-        if weights is not None:
-            keys[f"weights.{name}"] = file_fingerprint(weights) if Path(weights).is_file() else weights
+    for name, weights in _weights(config).items():
+        path = locate_detector_weights(weights) if name == "detector" else Path(weights)
+        keys[f"weights.{name}"] = file_fingerprint(path) if path.is_file() else weights
+    if _takes_classes_by_name(config):
+        keys["weights.classes"] = "by name"
     return keys
+
+
+def _weights(config: dict[str, Any]) -> dict[str, str]:
+    return {name: config["weights"][name] for name in ("backbone", "detector") if config["weights"][name] is not None}
+
+
+def _takes_classes_by_name(config: dict[str, Any]) -> bool:
+    """Whether the class layers are not those of the weights as they are, as they once were in every run."""
+    weights = config["weights"]
+    if weights["detector"] is None or weights["strict"]:
+        return False
+    with naming("weights.detector"):
+        _, card = read_header(locate_detector_weights(weights["detector"]))
+    return card.class_names != _class_names(config)
+
+
+def _class_names(config: dict[str, Any]) -> list[str]:
+    data = config["data"]
+    if data["generator"] is not None and hasattr(generator := build(config, "data.generator"), "categories"):
+        return [category["name"] for category in generator.categories()]  # its files may have to be made yet
+    return [name for _, name in read_categories(data["train"]["annotations"])]
 
 
 def run_identity_of(config: dict[str, Any]) -> str:
@@ -37,5 +64,5 @@ def stand_in_identity(config: dict[str, Any]) -> str:
         data = build(config, "data.generator").key()
     else:
         data = {"train": "training annotations", "val": "validation annotations"}
-    weights = {f"weights.{name}": value for name, value in config["weights"].items() if value is not None}
+    weights = {f"weights.{name}": value for name, value in _weights(config).items()}
     return run_identity(config, {"data": data, **weights})

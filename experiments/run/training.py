@@ -55,7 +55,7 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
         UserError: a constructor refuses a value, or weights cannot be loaded; names the key.
     """
     seed_everything(config["seed"])  # the same on every rank: they build the same model
-    model = build_model(config, train_set)
+    model = build_model(config, train_set, world.is_main)
     model.to(world.device)
     model.to(memory_format=torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format)
     batches = TrainBatches(

@@ -27,6 +27,7 @@ EXCLUDED_KEYS = (
     "hydra",
     "log",
     "weights",
+    "weights.strict",
     "data.name",
     "data.root",
     "data.generator",

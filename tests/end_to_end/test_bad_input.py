@@ -97,13 +97,17 @@ def test_a_mistake_in_the_configuration(command: TrainCommand, tmp_path: Path, o
 def test_weights_of_another_architecture(command: TrainCommand, tmp_path: Path) -> None:
     weights = training.train(training.overrides(tmp_path / "first")) / "model.safetensors"
     for change in ("num_stages=3", "hidden_dim=40"):
-        line = command.fails(training.overrides(tmp_path / "runs", f"weights.detector={weights}", change))
+        arguments = training.overrides(tmp_path / "runs", f"weights.detector={weights}", "weights.strict=true", change)
+        line = command.fails(arguments)
         assert line.startswith(f"weights.detector={weights} does not fit the model: ")
         assert re.search(r"stages\.2\.\S+ is missing|\S+ has shape \(", line)
     corrupt = tmp_path / "corrupt.safetensors"
     corrupt.write_bytes(weights.read_bytes()[:-10])
     line = command.fails(training.overrides(tmp_path / "runs", f"weights.detector={corrupt}"))
-    assert line.startswith(f"{corrupt} is corrupt or not a safetensors file")
+    assert line.startswith(f"weights.detector: {corrupt} is corrupt or not a safetensors file")
+    wide = [*training.overrides(tmp_path / "runs", f"weights.detector={weights}", "hidden_dim=64")]
+    line = command.fails([*wide, "model.backbone.bottom_up.widths=[48,48,64,64]"])
+    assert line.startswith(f"weights.detector={weights} has next to nothing for this model (")
     assert not (tmp_path / "runs").exists()
 
 
@@ -134,7 +138,7 @@ def test_pretrained_weights_that_cannot_be_had(
     )
     (tmp_path / "garbage.pth").write_bytes(b"garbage")
     line = command.fails([*arguments, f"weights.backbone={tmp_path / 'garbage.pth'}"])
-    assert line.startswith(f"{tmp_path / 'garbage.pth'} cannot be read as a PyTorch checkpoint")
+    assert line.startswith(f"weights.backbone: {tmp_path / 'garbage.pth'} cannot be read as a PyTorch checkpoint")
     assert not (tmp_path / "runs").exists()
 
 

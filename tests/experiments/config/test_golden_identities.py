@@ -21,7 +21,8 @@ def content_of(config: dict[str, Any]) -> dict[str, Any]:
         data = build(config, "data.generator").key()
     else:
         data = {"train": "training annotations", "val": "validation annotations"}
-    weights = {f"weights.{name}": value for name, value in config["weights"].items() if value is not None}
+    given = {name: config["weights"][name] for name in ("backbone", "detector")}
+    weights = {f"weights.{name}": value for name, value in given.items() if value is not None}
     return {"data": data, **weights}
 
 
