@@ -154,6 +154,7 @@ def run_detector(
     import torch
     from tqdm import tqdm
 
+    from experiments.cli.naming import naming_workers
     from sparse_rcnn.allocator import keep_freed_memory
     from sparse_rcnn.data.batching import EvalBatchSampler
     from sparse_rcnn.data.loading import eval_batches
@@ -169,7 +170,8 @@ def run_detector(
     total = len(sampler.indices)
     assert model.card is not None
     category_ids = model.card.category_ids
-    with tqdm(total=total, desc="detect", unit="img", disable=None if world.is_main else True) as bar:
+    hidden = None if world.is_main else True
+    with naming_workers("--num-workers"), tqdm(total=total, desc="detect", unit="img", disable=hidden) as bar:
         last_only = not args.all_stages
         return detect(model, batches, category_ids, world, job.precision, bar.update, last_only)
 

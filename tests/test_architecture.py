@@ -37,7 +37,7 @@ LAYERS = [
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
-        "rundir.identity", "rundir.provenance",
+        "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained",
         "data.annotations", "data.image", "data.shapes", "evaluation.ground_truth",
     ],
