@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -118,12 +119,15 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     from experiments.run.result_files import write_detections
     from sparse_rcnn.data.annotations import no_boxes
     from sparse_rcnn.data.coco import CocoDetection
+    from sparse_rcnn.data.findings import DataWarning
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
     from sparse_rcnn.rundir.json_files import write_json_atomic
 
     card = model.card
     assert card is not None
+    if not world.is_main:  # rank 0 says it once
+        warnings.simplefilter("ignore", DataWarning)
     dataset = CocoDetection(
         job.annotations,
         job.images,

@@ -42,7 +42,7 @@ LAYERS = [
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
-        "rundir.identity", "rundir.provenance",
+        "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.image_names", "data.label_space", "data.box_formats", "data.shapes",
     ],

@@ -25,7 +25,7 @@ PATH_KEYS = (
     "runs_root", "data.root", "data.train.annotations", "data.train.images", "data.val.annotations",
     "data.val.images", "weights.backbone", "weights.detector",
 )  # fmt: skip
-_MORE_TEXTS = re.compile(r"hydra\.(?:run|sweep)\.(?:dir|subdir)|log\.writers\.\w+\.\w+")
+_MORE_TEXTS = re.compile(r"hydra\.(?:run|sweep)\.(?:dir|subdir)")
 
 
 def _at_least(low: float, **values: float | None) -> None:

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.cli.naming import init_world_on, naming_rates
+from experiments.cli.naming import init_world_on, naming_rates, naming_workers
 from experiments.config.build import (
     Config,
     build_datasets,
@@ -50,6 +50,8 @@ from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.writer import RunDescription, RunDirectory
+
+CACHE_ADVICE = "data.cache_images=false keeps no decoded images"
 
 
 def run(cfg: DictConfig) -> Path:
@@ -204,7 +206,7 @@ def _opened(
 def _ending(training: Training, directory: RunDirectory | None) -> Iterator[None]:
     """Record the outcome of an unfinished training in its status; always close its writers."""
     try:
-        with naming_rates():
+        with naming_rates(), naming_workers("data.num_workers", CACHE_ADVICE):
             yield
     except BaseException as error:
         if directory is not None:
