@@ -44,7 +44,7 @@ LAYERS = [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
-        "data.findings", "data.image", "data.image_names", "data.label_space", "data.box_formats", "data.shapes",
+        "data.findings", "data.image", "data.image_names", "data.box_formats", "data.shapes",
     ],
     [
         "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",
@@ -53,7 +53,7 @@ LAYERS = [
     ["data.box_column"],
     ["data.annotation_columns"],
     ["data.annotations"],
-    ["data.boxes_outside", "data.picture_check"],
+    ["data.boxes_outside", "data.label_space", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
     ["data.coco"],
     [
