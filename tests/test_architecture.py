@@ -41,7 +41,7 @@ LAYERS = [
         "data.deep_pictures", "data.pillow_files", "fonts",
     ],
     [
-        "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
+        "criterion", "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.image_names", "data.box_formats", "data.shapes",
