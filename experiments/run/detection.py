@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from experiments.run.result_files import write_detections
 from sparse_rcnn.allocator import keep_freed_memory
 from sparse_rcnn.data.batching import EvalBatchSampler
 from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.data.findings import DataWarning
 from sparse_rcnn.data.loading import eval_batches
 from sparse_rcnn.data.transforms import EvalTransform
 from sparse_rcnn.dataset_detection import detect
@@ -71,6 +73,8 @@ def write_results(
     """
     card = model.card
     assert card is not None
+    if not world.is_main:  # rank 0 says it once
+        warnings.simplefilter("ignore", DataWarning)
     dataset = CocoDetection(
         annotations,
         images,
