@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sparse_rcnn.data.annotations import CocoAnnotations
+from sparse_rcnn.data.findings import shortened
 from sparse_rcnn.errors import DataError
 
 
@@ -45,8 +46,7 @@ def match_categories(
         )
     unknown = [name for name in own if name not in other]
     absent = [name for name in other if name not in own]
-    shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    known = ", ".join(map(repr, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    shown, known = (shortened([repr(name) for name in names]) for names in (unknown, absent))
     hint = f" (which has {known} in their place)" if absent else ""
     raise DataError(
         f"{names[0]} and {names[1]} have different categories: {shown} of the first "
