@@ -1,4 +1,4 @@
-"""DETR's transformer: an encoder over the cells of a map, a decoder over object queries, norms after each branch."""
+"""DETR's transformer: an encoder over the cells of a map and a decoder over object queries."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ def _plus(x: Tensor, position: Tensor | None) -> Tensor:
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward, each with dropout on its branch, a residual and a norm after it.
+    """Self-attention and a feed-forward, each a residual branch with dropout and a norm.
 
     Args: as ``Transformer``.
     """
 
-    def __init__(self, hidden_dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str) -> None:
+    def __init__(
+        self, hidden_dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str, norm_first: bool
+    ) -> None:
         super().__init__()
         self.self_attn = _attention(hidden_dim, num_heads, dropout)
         self.linear1 = nn.Linear(hidden_dim, dim_feedforward)
@@ -34,23 +36,40 @@ class EncoderLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(hidden_dim), nn.LayerNorm(hidden_dim)
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
 
     def forward(self, x: Tensor, mask: Tensor, position: Tensor | None) -> Tensor:
-        """Tokens (N, T, C), mask (N, T), True on padding, and what is added to queries and keys (N, T, C)."""
+        """Tokens (N, T, C) to the next ones.
+
+        Args:
+            x: tokens.
+            mask: (N, T), True on padding.
+            position: (N, T, C), added to queries and keys.
+        """
+        if self.norm_first:
+            x = x + self._attend(self.norm1(x), mask, position)
+            return x + self._feed_forward(self.norm2(x))
+        x = self.norm1(x + self._attend(x, mask, position))
+        return self.norm2(x + self._feed_forward(x))
+
+    def _attend(self, x: Tensor, mask: Tensor, position: Tensor | None) -> Tensor:
         query = _plus(x, position)
         attended, _ = self.self_attn(query, query, x, key_padding_mask=mask, need_weights=False)
-        x = self.norm1(x + self.dropout(attended))
-        hidden = self.linear2(self.dropout(self.activation(self.linear1(x))))
-        return self.norm2(x + self.dropout(hidden))
+        return self.dropout(attended)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention and a feed-forward, each with dropout, a residual and a norm after it.
+    """Self-attention, cross-attention and a feed-forward, each a residual branch with dropout and a norm.
 
     Args: as ``Transformer``.
     """
 
-    def __init__(self, hidden_dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str) -> None:
+    def __init__(
+        self, hidden_dim: int, num_heads: int, dim_feedforward: int, dropout: float, activation: str, norm_first: bool
+    ) -> None:
         super().__init__()
         self.self_attn = _attention(hidden_dim, num_heads, dropout)
         self.multihead_attn = _attention(hidden_dim, num_heads, dropout)  # the cross-attention, by its released name
@@ -59,6 +78,7 @@ class DecoderLayer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(hidden_dim) for _ in range(3))
         self.activation = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
 
     def forward(self, x: Tensor, keys: Tensor, memory: Tensor, mask: Tensor, query_position: Tensor | None) -> Tensor:
         """Object features (N, Q, C) to the next ones.
@@ -70,28 +90,42 @@ class DecoderLayer(nn.Module):
             mask: (N, T), True on padding.
             query_position: (N, Q, C), added to the queries and to the keys of the self-attention.
         """
+        if self.norm_first:
+            x = x + self._attend_objects(self.norm1(x), query_position)
+            x = x + self._attend_image(self.norm2(x), keys, memory, mask, query_position)
+            return x + self._feed_forward(self.norm3(x))
+        x = self.norm1(x + self._attend_objects(x, query_position))
+        x = self.norm2(x + self._attend_image(x, keys, memory, mask, query_position))
+        return self.norm3(x + self._feed_forward(x))
+
+    def _attend_objects(self, x: Tensor, query_position: Tensor | None) -> Tensor:
         query = _plus(x, query_position)
         attended, _ = self.self_attn(query, query, x, need_weights=False)
-        x = self.norm1(x + self.dropout(attended))
-        attended, _ = self.multihead_attn(
-            _plus(x, query_position), keys, memory, key_padding_mask=mask, need_weights=False
-        )
-        x = self.norm2(x + self.dropout(attended))
-        hidden = self.linear2(self.dropout(self.activation(self.linear1(x))))
-        return self.norm3(x + self.dropout(hidden))
+        return self.dropout(attended)
+
+    def _attend_image(
+        self, x: Tensor, keys: Tensor, memory: Tensor, mask: Tensor, query_position: Tensor | None
+    ) -> Tensor:
+        query = _plus(x, query_position)
+        attended, _ = self.multihead_attn(query, keys, memory, key_padding_mask=mask, need_weights=False)
+        return self.dropout(attended)
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(self.activation(self.linear1(x)))))
 
 
 class _Encoder(nn.Module):
-    def __init__(self, layer: EncoderLayer, num_layers: int) -> None:
+    def __init__(self, layer: EncoderLayer, num_layers: int, norm: nn.Module | None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
+        self.norm = norm
 
 
 class _Decoder(nn.Module):
-    def __init__(self, layer: DecoderLayer, num_layers: int, hidden_dim: int) -> None:
+    def __init__(self, layer: DecoderLayer, num_layers: int, norm: nn.Module) -> None:
         super().__init__()
         self.layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
-        self.norm = nn.LayerNorm(hidden_dim)
+        self.norm = norm
 
 
 class Transformer(nn.Module):
@@ -107,6 +141,8 @@ class Transformer(nn.Module):
         dim_feedforward: width within the feed-forwards (2048).
         dropout: on every residual branch, on attention weights and within the feed-forwards (0.1).
         activation: of the feed-forwards, "relu" or "gelu".
+        norm_first: norm the input of every branch, and the output of the encoder, where the released models (False)
+            norm the sum after every branch.
     """
 
     def __init__(
@@ -118,6 +154,7 @@ class Transformer(nn.Module):
         dim_feedforward: int,
         dropout: float,
         activation: str,
+        norm_first: bool,
     ) -> None:
         super().__init__()
         if num_heads < 1 or hidden_dim < 1 or hidden_dim % num_heads:
@@ -133,9 +170,10 @@ class Transformer(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
         self.hidden_dim, self.num_decoder_layers = hidden_dim, num_decoder_layers
-        sizes = (hidden_dim, num_heads, dim_feedforward, dropout, activation)
-        self.encoder = _Encoder(EncoderLayer(*sizes), num_encoder_layers)
-        self.decoder = _Decoder(DecoderLayer(*sizes), num_decoder_layers, hidden_dim)
+        settings = (hidden_dim, num_heads, dim_feedforward, dropout, activation, norm_first)
+        encoder_norm = nn.LayerNorm(hidden_dim) if norm_first else None
+        self.encoder = _Encoder(EncoderLayer(*settings), num_encoder_layers, encoder_norm)
+        self.decoder = _Decoder(DecoderLayer(*settings), num_decoder_layers, nn.LayerNorm(hidden_dim))
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -144,7 +182,7 @@ class Transformer(nn.Module):
         """Tokens to memory, both (N, T, C); arguments as ``forward``."""
         for layer in self.encoder.layers:
             tokens = _run(recompute, layer, tokens, mask, position)
-        return tokens
+        return tokens if self.encoder.norm is None else self.encoder.norm(tokens)
 
     def forward(
         self,
