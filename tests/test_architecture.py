@@ -53,7 +53,7 @@ LAYERS = [
         "data.records", "data.image_headers",
         "detr.matcher", "detr.postprocess", "detr.detector",
     ],
-    ["data.box_column", "detr.criterion"],
+    ["data.box_column", "detr.criterion", "detr.released_checkpoints"],
     ["data.annotation_columns"],
     ["data.annotations"],
     ["data.boxes_outside", "data.picture_check"],
