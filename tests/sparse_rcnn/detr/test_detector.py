@@ -90,6 +90,21 @@ def test_the_queries_are_the_input_of_a_decoder_without_position() -> None:
         assert model.query_embed.weight.grad.abs().max() > 1e-6
 
 
+def test_without_position_the_queries_are_added_once() -> None:
+    # In no decoder layer do they appear a second time: a model with zeros for queries, which starts its decoder from
+    # the same features, goes the same way.
+    model = small_detr(with_position=False)
+    images, sizes = images_of([(64, 48)])
+    wanted = model(images, sizes)
+    queries = model.query_embed.weight.detach().clone()
+    with torch.no_grad():
+        model.query_embed.weight.zero_()
+    first: Any = model.transformer.decoder.layers[0]
+    first.register_forward_pre_hook(lambda module, inputs: (inputs[0] + queries, *inputs[1:]))
+    for a, b in zip(model(images, sizes), wanted, strict=True):
+        torch.testing.assert_close(a.logits, b.logits)
+
+
 def test_more_padding_changes_predictions() -> None:
     # The property that the batch has to respect: the largest sizes of the batch, and no multiple of 32.
     model = small_detr(bottom_up=resnet(18)).eval()
