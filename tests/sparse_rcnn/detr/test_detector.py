@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_rcnn.architecture import build
 from sparse_rcnn.detr.criterion import StepShare
@@ -172,6 +173,27 @@ def test_boxes_are_float32_under_autocast() -> None:
     assert output.boxes_cxcywh_norm.dtype == torch.float32
     exact = model(images, sizes)[-1]
     torch.testing.assert_close(output.boxes_cxcywh_norm, exact.boxes_cxcywh_norm, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize(("depth", "dilation", "giga_macs"), [(50, False, 86), (50, True, 187), (101, False, 152)])
+def test_cost_is_the_papers(depth: int, dilation: bool, giga_macs: float) -> None:
+    # Table 1 of arXiv 2005.12872 counts multiply-adds of images of the validation set.
+    with torch.device("meta"):
+        model = small_detr(
+            num_classes=91,
+            num_queries=100,
+            hidden_dim=256,
+            num_heads=8,
+            num_layers=6,
+            dim_feedforward=2048,
+            dilation=dilation,
+            bottom_up=resnet(depth),
+        )
+        images, sizes = torch.empty(1, 3, 800, 1120), torch.empty(1, 2, dtype=torch.int64)
+        with FlopCounterMode(display=False) as counter:
+            model(images, sizes)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(giga_macs, rel=0.05)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(41 if depth == 50 else 60, abs=1)
 
 
 @pytest.mark.parametrize(
