@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class Job:
     max_images: int | None
     drop_degenerate_boxes: bool
     excluded_categories: Sequence[str | int]
+    skip_unreadable: bool
     pixel_range: PixelRange | None  # None: that of the model's card
     max_megapixels: float | None
     computation: Computation
@@ -118,12 +120,15 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
     from experiments.run.result_files import write_detections
     from sparse_rcnn.data.annotations import no_boxes
     from sparse_rcnn.data.coco import CocoDetection
+    from sparse_rcnn.data.findings import DataWarning
     from sparse_rcnn.data.transforms import EvalTransform
     from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
     from sparse_rcnn.rundir.json_files import write_json_atomic
 
     card = model.card
     assert card is not None
+    if not world.is_main:  # rank 0 says it once
+        warnings.simplefilter("ignore", DataWarning)
     dataset = CocoDetection(
         job.annotations,
         job.images,
@@ -132,7 +137,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
         seed=0,
         max_images=job.max_images,
         excluded_categories=job.excluded_categories,
-        skip_unreadable=args.skip_unreadable,
+        skip_unreadable=job.skip_unreadable,
         pixel_range=card.pixel_range if job.pixel_range is None else job.pixel_range,
         max_megapixels=job.max_megapixels,
     )
@@ -196,6 +201,7 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         max_images=data.get("max_images") if args.max_images is None else args.max_images,
         drop_degenerate_boxes=config["data"]["drop_degenerate_boxes"] if config and own else True,
         excluded_categories=config["data"].get("excluded_categories", []) if config and own else [],
+        skip_unreadable=args.skip_unreadable or bool(config and own and config["data"].get("skip_unreadable")),
         pixel_range=pixel_range_option(args),
         max_megapixels=max_megapixels_option(args, config if own else None),
         computation=Computation(

@@ -50,6 +50,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="also draw the learned proposals and the boxes of every stage, in NAME.stages.*",
     )  # fmt: skip
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images read at once (8)")
+    parser.add_argument(
+        "--num-workers", metavar="N", type=int, default=2, help="processes that load images, with --annotations (2)"
+    )
     add_picture_options(parser)
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
     add_trust_option(parser)
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--score-threshold {args.score_threshold}: give a score within 0 and 1")
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
+    if args.num_workers < 0:
+        raise UserError(f"--num-workers {args.num_workers}: at least 0")
     pixel_range, max_megapixels = pixel_range_option(args), max_megapixels_option(args)
     if (args.annotations is None) != (args.images is None):
         raise UserError("--annotations and --images belong together: give both")
@@ -123,7 +128,7 @@ def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapix
         args.images,
         path,
         init_world_on(args.device, "--device"),
-        Computation(args.batch_size, num_workers=2, precision="fp32", channels_last=False),
+        Computation(args.batch_size, args.num_workers, precision="fp32", channels_last=False),
         args.score_threshold,
         model.card.pixel_range if pixel_range is None else pixel_range,
         max_megapixels,

@@ -42,10 +42,10 @@ LAYERS = [
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
     ],
     [
-        "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
-        "rundir.identity", "rundir.provenance",
+        "criterion", "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
+        "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
-        "data.findings", "data.image", "data.image_names", "data.label_space", "data.box_formats", "data.shapes",
+        "data.findings", "data.image", "data.image_names", "data.box_formats", "data.shapes",
         "detr.output", "detr.backbone",
     ],
     [
@@ -56,7 +56,7 @@ LAYERS = [
     ["data.box_column", "detr.criterion", "detr.released_checkpoints"],
     ["data.annotation_columns"],
     ["data.annotations"],
-    ["data.boxes_outside", "data.picture_check"],
+    ["data.boxes_outside", "data.label_space", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
     ["data.coco"],
     [

@@ -33,6 +33,23 @@ def naming_rates() -> Iterator[None]:
         raise NonFiniteError(f"{error}; the keys are optim.lr and schedule.num_warmup_steps") from error
 
 
+@contextmanager
+def naming_workers(key: str, memory_advice: str = "") -> Iterator[None]:
+    """Put the key or option that states how many loader processes there are before the errors about these.
+
+    Args:
+        key: of the number.
+        memory_advice: ends the message where memory ran out.
+    """
+    from sparse_rcnn.data.loader_processes import LoaderError, LoaderMemoryError
+
+    try:
+        yield
+    except LoaderError as error:
+        advice = f"; {memory_advice}" if memory_advice and isinstance(error, LoaderMemoryError) else ""
+        raise type(error)(f"{key}: {error}{advice}") from error
+
+
 def init_world_on(device: str, key: str) -> World:
     """``init_world`` on the device that ``key`` states; its other errors have nothing to do with the key."""
     from sparse_rcnn.distributed import choose_device, init_world, rank_from_environment

@@ -25,7 +25,7 @@ PATH_KEYS = (
     "runs_root", "data.root", "data.train.annotations", "data.train.images", "data.val.annotations",
     "data.val.images", "weights.backbone", "weights.detector",
 )  # fmt: skip
-_MORE_TEXTS = re.compile(r"hydra\.(?:run|sweep)\.(?:dir|subdir)|log\.writers\.\w+\.\w+")
+_MORE_TEXTS = re.compile(r"hydra\.(?:run|sweep)\.(?:dir|subdir)")
 
 
 def _at_least(low: float, **values: float | None) -> None:
@@ -166,9 +166,8 @@ class WeightsConfig:
 
     def __post_init__(self) -> None:
         if self.backbone is not None and self.detector is not None:
-            raise ValueError(
-                "backbone and detector are both set; a detector brings its backbone: set weights.backbone=null"
-            )
+            advice = "a detector brings its backbone: set weights.backbone=null"
+            raise ValueError(f"backbone and detector are both set; {advice}")
 
 
 @dataclass

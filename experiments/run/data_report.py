@@ -16,7 +16,7 @@ from sparse_rcnn.data.annotated_images import image_name, note_unreadable, read_
 from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
 from sparse_rcnn.data.box_formats import TOLERANCE
 from sparse_rcnn.data.findings import ERROR, LEVELS, NOTE, REPAIRED, Finding, Findings, counted, shortened
-from sparse_rcnn.data.label_space import match_categories
+from sparse_rcnn.data.label_space import match_categories, without_foreign_roots
 from sparse_rcnn.data.picture_check import decode_all, in_both
 from sparse_rcnn.errors import DataError
 
@@ -139,8 +139,9 @@ def _compared(train: SplitReport, val: SplitReport) -> list[Finding]:
     assert val.coco is not None
     both = Findings(val.coco.source)
     try:
-        places = match_categories(val.coco.categories, train.coco.categories, (val.coco.source, train.coco.source))
-        own = [category["id"] for category in val.coco.categories]
+        categories = without_foreign_roots(val.coco, train.coco.categories).categories
+        places = match_categories(categories, train.coco.categories, (val.coco.source, train.coco.source))
+        own = [category["id"] for category in categories]
         if own != [train.coco.categories[place]["id"] for place in places]:
             both.say(
                 REPAIRED, "class ids", f"classes are numbered otherwise than in {train.coco.source}; matched by name"

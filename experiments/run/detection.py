@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from experiments.cli.naming import naming_workers
 from experiments.run.pictures import readable_pictures
 from experiments.run.result_files import write_detections
 from sparse_rcnn.allocator import keep_freed_memory
@@ -43,7 +44,9 @@ def detect_all(
     batches = eval_batches(dataset, how.batch_size, how.num_workers, world)
     sampler = batches.batch_sampler
     assert isinstance(sampler, EvalBatchSampler)
-    with tqdm(total=len(sampler.indices), desc="detect", unit="img", disable=None if world.is_main else True) as bar:
+    hidden = None if world.is_main else True
+    total = len(sampler.indices)
+    with naming_workers("--num-workers"), tqdm(total=total, desc="detect", unit="img", disable=hidden) as bar:
         return detect(model, batches, dataset.category_ids, world, how.precision, bar.update, last_only)
 
 

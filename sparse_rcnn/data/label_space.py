@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.errors import DataError
 
 
@@ -49,6 +52,18 @@ def match_categories(
         f"{names[0]} and {names[1]} have different categories: {shown} of the first "
         f"{'is' if len(unknown) == 1 else 'are'} not in the second{hint}"
     )
+
+
+def without_foreign_roots(coco: CocoAnnotations, reference: Sequence[Mapping[str, Any]]) -> CocoAnnotations:
+    """Annotations without the categories that have no boxes and whose names the reference lacks, as a root has none.
+
+    Where there are no boxes at all, nothing can be said of a category, and all stay.
+    """
+    if not len(coco.labels):
+        return coco
+    known = {_plain(category["name"]) for category in reference}
+    is_known = np.array([_plain(category["name"]) in known for category in coco.categories], np.bool_)
+    return coco.with_categories(is_known | (np.bincount(coco.labels, minlength=len(coco.categories)) > 0))
 
 
 def categories_in_order(

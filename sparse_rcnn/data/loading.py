@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from sparse_rcnn.data.batching import AspectRatioBatchSampler, EvalBatchSampler, collate
-from sparse_rcnn.data.coco import CocoDetection
+from sparse_rcnn.data.coco import CocoDetection, Sample
+from sparse_rcnn.data.loader_processes import WatchedLoader, share
 from sparse_rcnn.distributed import World
 from sparse_rcnn.interrupt import leave_stopping_to_parent
 from sparse_rcnn.structures import Batch
@@ -52,24 +53,31 @@ class TrainBatches:
         return self._sampler.steps_per_epoch
 
     def from_step(self, step: int) -> Iterator[Batch]:
-        """An endless stream of batches, ``num_micro_batches`` of each step, beginning with a step counted from 0."""
+        """An endless stream of batches, ``num_micro_batches`` of each step, beginning with a step counted from 0.
+
+        Raises:
+            LoaderError: the loader processes cannot be started; from the stream, one of them cannot go on.
+        """
         self._sampler.start_at(step)
         return iter(_loader(self._dataset, self._sampler, self._num_workers, self._seed, self._world))
 
 
 def eval_batches(
     dataset: CocoDetection, batch_size: int, num_workers: int, world: World, seed: int = 0
-) -> DataLoader[Any]:
-    """This process's share of the images, ``batch_size`` at a time; nothing of it is random."""
+) -> WatchedLoader:
+    """This process's share of the images, ``batch_size`` at a time; nothing of it is random.
+
+    Iterating raises a LoaderError where a loader process cannot go on.
+    """
     sampler = EvalBatchSampler(dataset.image_sizes_hw, batch_size, world.size, world.rank)
     return _loader(dataset, sampler, num_workers, seed, world)
 
 
-def _loader(dataset: CocoDetection, sampler: Any, num_workers: int, seed: int, world: World) -> DataLoader[Any]:
-    return DataLoader(
+def _loader(dataset: CocoDetection, sampler: Any, num_workers: int, seed: int, world: World) -> WatchedLoader:
+    loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=_collate,
         num_workers=num_workers,
         pin_memory=world.device.type == "cuda",
         worker_init_fn=leave_stopping_to_parent,
@@ -78,3 +86,8 @@ def _loader(dataset: CocoDetection, sampler: Any, num_workers: int, seed: int, w
         # would change the dropout that follows. Samples are seeded by the data set itself.
         generator=torch.Generator().manual_seed(seed),
     )
+    return WatchedLoader(loader)
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    return share(collate(samples))

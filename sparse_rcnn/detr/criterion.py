@@ -3,77 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
+from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.detr.matcher import SoftmaxMatcher, normalized_targets
 from sparse_rcnn.detr.output import QueryOutput
 from sparse_rcnn.matcher import Matches, check_not_negative
 from sparse_rcnn.structures import Targets
 
 
-@dataclass(frozen=True)
-class StepShare:
-    """Counts of a whole step, over all its micro-batches, and over all processes divided by their number.
-
-    The losses of a micro-batch are sums over it that are divided by the counts of the step: those of the micro-batches
-    of a process add up, and the mean over processes, which distributed training takes of gradients, is the gradient of
-    the whole step.
-
-    Attributes:
-        num_boxes: ground-truth boxes.
-        num_images: images.
-        num_matchable: the boxes that find a query: at most Q per image.
-    """
-
-    num_boxes: float
-    num_images: float
-    num_matchable: float
-
-    @classmethod
-    def of(cls, micro_batches: Sequence[Targets], num_queries: int) -> StepShare:
-        """The counts of one process, before they are summed over processes."""
-        counts = [count for targets in micro_batches for count in targets.num_per_image]
-        return cls(sum(counts), len(counts), sum(min(count, num_queries) for count in counts))
-
-
-@dataclass(frozen=True)
-class DETRLosses:
-    """Weighted losses: ``loss_ce``, ``loss_bbox`` and ``loss_giou``, each (L,), one entry per decoder layer."""
-
-    loss_ce: Tensor
-    loss_bbox: Tensor
-    loss_giou: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """The scalar that is minimised: the sum over parts and layers."""
-        return self.loss_ce.sum() + self.loss_bbox.sum() + self.loss_giou.sum()
-
-    def stacked(self) -> Tensor:
-        """(3, L), detached: class, L1, GIoU."""
-        return torch.stack((self.loss_ce, self.loss_bbox, self.loss_giou)).detach()
-
-
-class DETRCriterion(nn.Module):
+class DETRCriterion(Criterion):
     """Losses of all decoder layers against one-to-one matched ground truth (arXiv 2005.12872, section 3.1).
 
     The cross-entropy over the K + 1 classes of all queries is a mean weighted by class: a matched query weighs 1,
     another ``no_object_weight``. The authors take that mean over each process alone. Here its divisor is the weight of
-    the whole step (``StepShare``), which is the same for one process and one micro-batch, and makes a step independent
-    of how it is split.
+    the whole step per process, which is the same for one process and one micro-batch, and makes a step independent of
+    how it is split.
 
     Args:
+        num_queries: Q of the detector, at most so many boxes of an image find a query.
         matcher: assigns queries to targets.
         class_weight, l1_weight, giou_weight: 1, 5, 2.
         no_object_weight: 0.1.
     """
 
+    part_names = ("loss_class", "loss_l1", "loss_giou")
+    has_stages = True
+
     def __init__(
         self,
+        num_queries: int,
         matcher: SoftmaxMatcher,
         class_weight: float,
         l1_weight: float,
@@ -85,37 +47,50 @@ class DETRCriterion(nn.Module):
         check_not_negative(no_object_weight=no_object_weight)
         if no_object_weight == 0:
             raise ValueError("no_object_weight must be above 0: a step without boxes would have nothing to divide by")
+        if num_queries < 1:
+            raise ValueError(f"num_queries must be at least 1, got {num_queries}")
+        self.num_queries = num_queries
         self.matcher = matcher
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.no_object_weight = no_object_weight
 
-    def forward(
-        self, outputs: Sequence[QueryOutput], targets: Targets, image_sizes_hw: Tensor, share: StepShare
-    ) -> DETRLosses:
+    def counts(self, targets: Targets) -> tuple[float, ...]:
+        """The number of boxes, that of images, and that of the boxes that find a query."""
+        matched = sum(min(count, self.num_queries) for count in targets.num_per_image)
+        return (targets.num_boxes, len(targets), matched)
+
+    def forward(self, output: Sequence[QueryOutput], targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
         """Match and compare.
 
         Args:
-            outputs: of L layers, logits (N, Q, K + 1) and boxes (N, Q, 4).
+            output: of L layers, logits (N, Q, K + 1) and boxes (N, Q, 4).
             targets: of the N images.
             image_sizes_hw: (N, 2), unpadded.
-            share: the counts of the whole step; as for its boxes, at least 1 is divided by.
+            share: ``counts`` of the whole step per process; L1 and GIoU are divided by at least 1.
 
         Raises:
+            ValueError: the detector has another number of queries.
             NonFiniteError: logits or boxes of an image with targets are not finite.
         """
+        num_boxes, num_images, num_matched = share
+        num_boxes = max(num_boxes, 1.0)
         # Under autocast too, matching and losses are float32.
-        logits = torch.stack([o.logits for o in outputs]).float()
-        boxes = torch.stack([o.boxes_cxcywh_norm for o in outputs]).float()
+        logits = torch.stack([o.logits for o in output]).float()
+        if logits.shape[2] != self.num_queries:
+            raise ValueError(f"num_queries of the criterion is {self.num_queries}, of the detector {logits.shape[2]}")
+        boxes = torch.stack([o.boxes_cxcywh_norm for o in output]).float()
         with torch.autocast(logits.device.type, enabled=False):
             matches = self.matcher(logits, boxes, targets, image_sizes_hw)
-            loss_ce = self._class_loss(logits, targets, matches)
-            loss_bbox, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)
-        num_boxes = max(share.num_boxes, 1.0)
-        num_unmatched = share.num_images * logits.shape[2] - share.num_matchable
-        return DETRLosses(
-            self.class_weight * loss_ce / (share.num_matchable + self.no_object_weight * num_unmatched),
-            self.l1_weight / num_boxes * loss_bbox,
-            self.giou_weight / num_boxes * loss_giou,
+            loss_class = self._class_loss(logits, targets, matches)
+            loss_l1, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)
+        num_unmatched = num_images * self.num_queries - num_matched
+        weight = num_matched + self.no_object_weight * num_unmatched
+        return Losses(
+            {
+                "loss_class": self.class_weight / weight * loss_class,
+                "loss_l1": self.l1_weight / num_boxes * loss_l1,
+                "loss_giou": self.giou_weight / num_boxes * loss_giou,
+            }
         )
 
     def _class_loss(self, logits: Tensor, targets: Targets, m: Matches) -> Tensor:

@@ -129,7 +129,7 @@ def test_missing_images(command: TrainCommand, tmp_path: Path, data: Path) -> No
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
     assert line == (
         f"{data / 'instances_train.json'}: 1 of 16 image files are missing in {data / 'train'}, the first is "
-        f"{record['file_name']} (image id {record['id']})"
+        f"{record['file_name']} (image id {record['id']}); data.skip_unreadable=true leaves them out"
     )
     line = command.fails(training.coco_overrides(data, tmp_path / "runs", f"data.train.images={tmp_path / 'nowhere'}"))
     assert line == f"image folder {tmp_path / 'nowhere'} does not exist"
@@ -233,7 +233,7 @@ def test_pictures_that_cannot_be_read_are_left_out_by_name(tmp_path: Path, data:
     assert training.status(run)["state"] == "finished"
     record = json.loads((run / "data.json").read_text())["train"]
     assert record["num_images"] == len(records) - 2
-    assert record["left_out_image_ids"] == [first_id]
+    assert record["left_out_image_ids"] == [first_id, records[1]["id"]]
     left_out = {finding["kind"]: finding["items"] for finding in record["findings"]}
     assert left_out == {
         "missing files": [f"{records[1]['file_name']} (image id {records[1]['id']})"],

@@ -177,7 +177,7 @@ def test_mistakes_are_named_and_nothing_is_written(weights: Path, data: Path, tm
             run(*arguments, "--out", out)
     with pytest.raises(DataError, match=r"absent.json cannot be read"):
         run(weights, None, "--annotations", data / "absent.json", "--images", data, "--out", out)
-    with pytest.raises(CheckpointError, match="is corrupt"):
+    with pytest.raises(CheckpointError, match="is a JSON file, not the weights"):
         run(data / "instances.json", data, "--out", out)
     assert not out.exists()
 

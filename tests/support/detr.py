@@ -82,8 +82,10 @@ def softmax_matcher() -> SoftmaxMatcher:
     return SoftmaxMatcher(class_cost=1, l1_cost=5, giou_cost=2)
 
 
-def detr_criterion() -> DETRCriterion:
-    return DETRCriterion(softmax_matcher(), class_weight=1, l1_weight=5, giou_weight=2, no_object_weight=0.1)
+def detr_criterion(num_queries: int = 6) -> DETRCriterion:
+    return DETRCriterion(
+        num_queries, softmax_matcher(), class_weight=1, l1_weight=5, giou_weight=2, no_object_weight=0.1
+    )
 
 
 def random_query_outputs(

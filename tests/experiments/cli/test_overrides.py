@@ -44,7 +44,7 @@ def test_what_hydra_reads_and_what_it_was_told_to_read_stays_as_it_is() -> None:
     overrides = [
         "runs_root=runs", "data.root=null", "weights.detector=", "runs_root='/data/ü'", "data.root=/data/a\\ b",
         "runs_root=${oc.env:HOME}/x", "seed=1", "num_stages=1e3", "optim.betas=[0.9,0.99]", "~weights.detector",
-        "+data.train.max_images=3", "experiment=glob(head_*)",
+        "+data.train.max_images=3", "experiment=glob(head_*)", "log.writers.wandb.timeout=4",
     ]  # fmt: skip
     assert readable_overrides(overrides, schema.is_text, multirun=False) == overrides
 

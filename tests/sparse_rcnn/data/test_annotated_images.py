@@ -131,6 +131,20 @@ def test_labels_of_another_data_set(tmp_path):
     assert [data.ground_truth(i)[1].tolist() for i in range(3)] == [[0], [], [1, 0]]
 
 
+def test_a_category_without_boxes_that_the_labels_lack_is_left_out(tmp_path):
+    """Roboflow's root in every split, while the training left it out."""
+    content = small_set()
+    content["categories"].insert(0, {"id": 0, "name": "fruit-and-animals"})
+    data = dataset(tmp_path, content)
+    labels = [{"id": 7, "name": "apple"}, {"id": 44, "name": "zebra"}]
+    mapped = data.in_label_space_of(labels, "train.json")
+    assert mapped.categories == labels
+    assert [mapped.ground_truth(i)[1].tolist() for i in range(3)] == [[0], [], [1, 0]]
+    content["annotations"] = []  # of a test set nothing can be said: its classes may be others
+    with pytest.raises(DataError, match="'fruit-and-animals' of the first is not in the second"):
+        dataset(tmp_path, content).in_label_space_of(labels, "train.json")
+
+
 def test_an_unreadable_picture_gets_an_empty_stand_in(tmp_path):
     data = dataset(tmp_path, small_set(), skip_unreadable=True)
     (tmp_path / "images" / "5.png").write_bytes(b"broken since")

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_rcnn.architecture import build
-from sparse_rcnn.detr.criterion import StepShare
 from sparse_rcnn.errors import CheckpointError
 from tests.support.detectors import images_of, random_targets
 from tests.support.detr import detr_architecture, detr_criterion, resnet, small_detr
@@ -132,7 +131,8 @@ def test_every_trainable_parameter_gets_a_gradient(changes: dict[str, Any]) -> N
     model = small_detr(**changes).train()
     images, sizes = images_of([(70, 50), (60, 90)])
     targets = random_targets([2, 0], sizes, 4)
-    detr_criterion()(model(images, sizes, targets), targets, sizes, StepShare.of([targets], 6)).total.backward()
+    criterion = detr_criterion()
+    criterion(model(images, sizes, targets), targets, sizes, criterion.counts(targets)).total.backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -142,10 +142,10 @@ def test_a_few_steps_lower_the_loss(counts: list[int]) -> None:
     images, sizes = images_of([(64, 48), (48, 64)])
     targets = random_targets(counts, sizes, 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    losses = []
+    criterion, losses = detr_criterion(), []
     for _ in range(8):
         optimizer.zero_grad()
-        total = detr_criterion()(model(images, sizes), targets, sizes, StepShare.of([targets], 6)).total
+        total = criterion(model(images, sizes), targets, sizes, criterion.counts(targets)).total
         total.backward()
         optimizer.step()
         losses.append(total.item())

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sparse_rcnn.architecture import build
 from sparse_rcnn.boxes import cxcywh_to_xyxy, whwh
-from sparse_rcnn.detr.criterion import DETRLosses, StepShare
+from sparse_rcnn.criterion import Losses, Share
+from sparse_rcnn.detr.criterion import DETRCriterion
 from sparse_rcnn.detr.detector import DETR
 from sparse_rcnn.detr.output import QueryOutput
 from sparse_rcnn.detr.padding_mask import at_resolution, padding_mask
@@ -81,8 +82,12 @@ class Case:
         return found
 
     @property
-    def share(self) -> StepShare:
-        return StepShare.of([self.targets], self.model.num_queries)
+    def criterion(self) -> DETRCriterion:
+        return detr_criterion(self.model.num_queries)
+
+    @property
+    def share(self) -> Share:
+        return self.criterion.counts(self.targets)
 
 
 def load(name: str) -> Case:
@@ -105,7 +110,7 @@ class Result:
 
     case: Case
     outputs: list[QueryOutput]
-    losses: DETRLosses
+    losses: Losses
     gradients: dict[str, Tensor]  # by released name
     evaluated: list[QueryOutput]
     seen: dict[str, list[Tensor]]  # what modules put out in evaluation mode
@@ -116,7 +121,7 @@ def result(request: pytest.FixtureRequest) -> Result:
     case = load(request.param)
     model = case.model.train()
     outputs = model(case.images, case.sizes)
-    losses = detr_criterion()(outputs, case.targets, case.sizes, case.share)
+    losses = case.criterion(outputs, case.targets, case.sizes, case.share)
     losses.total.backward()
     gradients = {released_name(n): p.grad for n, p in model.named_parameters() if p.grad is not None}
     model.eval()
@@ -162,8 +167,8 @@ def test_logits_and_boxes_of_every_layer(result: Result) -> None:
 def test_losses(result: Result) -> None:
     reference, last = result.case.reference, len(result.outputs) - 1
     got = {
-        name + ("" if layer == last else f"_{layer}"): getattr(result.losses, name)[layer].item()
-        for name in ("loss_ce", "loss_bbox", "loss_giou")
+        name + ("" if layer == last else f"_{layer}"): result.losses[part][layer].item()
+        for name, part in (("loss_ce", "loss_class"), ("loss_bbox", "loss_l1"), ("loss_giou", "loss_giou"))
         for layer in range(last + 1)
     }
     assert got == pytest.approx(reference["loss_weighted"], rel=1e-5)
@@ -285,7 +290,7 @@ def test_a_dilated_model_has_the_same_parameters() -> None:
 def test_six_optimizer_steps() -> None:
     wanted = json.loads(shared("golden/detr/optim_detr_b.json").read_text())
     case = load("detr_b")
-    model, criterion = case.model.train(), detr_criterion()
+    model, criterion = case.model.train(), case.criterion
     settings = case.meta["optimizer"]
     rates = {name: group["lr"] for group in settings["groups"] for name in group["names"]}
     trained = {released_name(n): p for n, p in model.named_parameters() if p.requires_grad}
