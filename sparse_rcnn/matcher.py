@@ -57,12 +57,7 @@ class HungarianMatcher:
         """Costs (S, N, P, M) of logits (S, N, P, K) and boxes (S, N, P, 4); padded targets cost anything."""
         num_stages, num_images, num_proposals, _ = logits.shape
         num_targets = targets.labels.shape[1]
-        p = logits.float().sigmoid()
-        alpha, gamma = self.focal_alpha, self.focal_gamma
-        negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
-        positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
-        labels = targets.labels[None, :, None, :].expand(num_stages, -1, num_proposals, -1)
-        class_cost = (positive - negative).gather(3, labels)
+        class_cost = focal_class_cost(logits, targets.labels, self.focal_alpha, self.focal_gamma)
 
         scale = whwh(image_sizes_hw)[:, None]
         boxes = boxes_xyxy_abs.float()
@@ -81,21 +76,51 @@ class HungarianMatcher:
         Raises:
             NonFiniteError: a cost is not finite, that is, logits or boxes of the named stage are not.
         """
-        device = logits.device
         if targets.num_boxes == 0:
-            return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=device))
-        # The one copy from the device in a training step.
-        cost = self.cost(logits, boxes_xyxy_abs, targets, image_sizes_hw).cpu().numpy()
-        pairs = []
-        for s in range(cost.shape[0]):
-            for n, num_targets in enumerate(targets.num_per_image):
-                block = cost[s, n, :, :num_targets]
-                if not np.isfinite(block).all():
-                    raise NonFiniteError(_blame(logits[s, n], boxes_xyxy_abs[s, n], s, n))
-                proposal, target = linear_sum_assignment(block)
-                pairs.append(np.stack((np.full_like(proposal, s), np.full_like(proposal, n), proposal, target)))
-        flat = torch.from_numpy(np.concatenate(pairs, axis=1).astype(np.int64))
-        return Matches(*flat.to(device, non_blocking=True))
+            return no_matches(logits.device)
+        cost = self.cost(logits, boxes_xyxy_abs, targets, image_sizes_hw)
+        return assign(cost, targets, {"logits": logits, "boxes_xyxy_abs": boxes_xyxy_abs})
+
+
+def focal_class_cost(logits: Tensor, labels: Tensor, focal_alpha: float, focal_gamma: float) -> Tensor:
+    """The class cost (S, N, P, M) of logits (S, N, P, K) and labels (N, M), in float32 (semantics.md#matching)."""
+    p = logits.float().sigmoid()
+    alpha, gamma = focal_alpha, focal_gamma
+    negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
+    positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
+    index = labels[None, :, None, :].expand(logits.shape[0], -1, logits.shape[2], -1)
+    return (positive - negative).gather(3, index)
+
+
+def no_matches(device: torch.device) -> Matches:
+    """The pairs of images that have no targets."""
+    return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=device))
+
+
+def assign(cost: Tensor, targets: Targets, sources: dict[str, Tensor]) -> Matches:
+    """The pairs of least total cost, of every stage and image on its own.
+
+    Args:
+        cost: (S, N, P, M); columns past the targets of an image count for nothing.
+        targets: of the N images.
+        sources: tensors (S, N, ...) that the cost was made from, by the names that an error gives them; the last
+            one is blamed where all are finite.
+
+    Raises:
+        NonFiniteError: a cost is not finite; names the stage and the source.
+    """
+    # The one copy from the device in a training step.
+    values = cost.cpu().numpy()
+    pairs = []
+    for s in range(values.shape[0]):
+        for n, num_targets in enumerate(targets.num_per_image):
+            block = values[s, n, :, :num_targets]
+            if not np.isfinite(block).all():
+                raise NonFiniteError(_blame(sources, s, n))
+            proposal, target = linear_sum_assignment(block)
+            pairs.append(np.stack((np.full_like(proposal, s), np.full_like(proposal, n), proposal, target)))
+    flat = torch.from_numpy(np.concatenate(pairs, axis=1).astype(np.int64))
+    return Matches(*flat.to(cost.device, non_blocking=True))
 
 
 def check_not_negative(**values: float) -> None:
@@ -112,8 +137,8 @@ def check_focal(focal_alpha: float, focal_gamma: float) -> None:
         raise ValueError(f"focal_alpha must be between 0 and 1, got {focal_alpha}")
 
 
-def _blame(logits: Tensor, boxes_xyxy_abs: Tensor, stage: int, image: int) -> str:
-    for name, tensor in (("logits", logits), ("boxes_xyxy_abs", boxes_xyxy_abs)):
-        if not tensor.isfinite().all():
+def _blame(sources: dict[str, Tensor], stage: int, image: int) -> str:
+    for name, tensor in sources.items():
+        if not tensor[stage, image].isfinite().all():
             return f"stage {stage}: {name} of image {image} of the batch hold NaN or infinity"
-    return f"stage {stage}: boxes_xyxy_abs of image {image} of the batch overflow the matching cost"
+    return f"stage {stage}: {name} of image {image} of the batch overflow the matching cost"
