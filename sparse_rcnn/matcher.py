@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,47 +77,34 @@ class HungarianMatcher:
         Raises:
             NonFiniteError: a cost is not finite, that is, logits or boxes of the named stage are not.
         """
+        device = logits.device
         if targets.num_boxes == 0:
-            return no_matches(logits.device)
+            return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=device))
         cost = self.cost(logits, boxes_xyxy_abs, targets, image_sizes_hw)
-        return assign(cost, targets, {"logits": logits, "boxes_xyxy_abs": boxes_xyxy_abs})
+        return assign_least_cost(
+            cost, targets.num_per_image, lambda s, n: _blame(logits[s, n], boxes_xyxy_abs[s, n], s, n)
+        )
 
 
-def focal_class_cost(logits: Tensor, labels: Tensor, focal_alpha: float, focal_gamma: float) -> Tensor:
-    """The class cost (S, N, P, M) of logits (S, N, P, K) and labels (N, M), in float32 (semantics.md#matching)."""
-    p = logits.float().sigmoid()
-    alpha, gamma = focal_alpha, focal_gamma
-    negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
-    positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
-    index = labels[None, :, None, :].expand(logits.shape[0], -1, logits.shape[2], -1)
-    return (positive - negative).gather(3, index)
-
-
-def no_matches(device: torch.device) -> Matches:
-    """The pairs of images that have no targets."""
-    return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=device))
-
-
-def assign(cost: Tensor, targets: Targets, sources: dict[str, Tensor]) -> Matches:
-    """The pairs of least total cost, of every stage and image on its own.
+def assign_least_cost(cost: Tensor, num_per_image: Sequence[int], blame: Callable[[int, int], str]) -> Matches:
+    """The assignment of least cost of each stage and image.
 
     Args:
-        cost: (S, N, P, M); columns past the targets of an image count for nothing.
-        targets: of the N images.
-        sources: tensors (S, N, ...) that the cost was made from, by the names that an error gives them; the last
-            one is blamed where all are finite.
+        cost: (S, N, P, M).
+        num_per_image: the number of targets of each image, at most M; the costs of others are not used.
+        blame: from a stage and an image, whose costs are not finite, to the message of the error.
 
     Raises:
-        NonFiniteError: a cost is not finite; names the stage and the source.
+        NonFiniteError: a cost is not finite.
     """
     # The one copy from the device in a training step.
-    values = cost.cpu().numpy()
+    on_host = cost.cpu().numpy()
     pairs = []
-    for s in range(values.shape[0]):
-        for n, num_targets in enumerate(targets.num_per_image):
-            block = values[s, n, :, :num_targets]
+    for s in range(on_host.shape[0]):
+        for n, num_targets in enumerate(num_per_image):
+            block = on_host[s, n, :, :num_targets]
             if not np.isfinite(block).all():
-                raise NonFiniteError(_blame(sources, s, n))
+                raise NonFiniteError(blame(s, n))
             proposal, target = linear_sum_assignment(block)
             pairs.append(np.stack((np.full_like(proposal, s), np.full_like(proposal, n), proposal, target)))
     flat = torch.from_numpy(np.concatenate(pairs, axis=1).astype(np.int64))
@@ -137,8 +125,18 @@ def check_focal(focal_alpha: float, focal_gamma: float) -> None:
         raise ValueError(f"focal_alpha must be between 0 and 1, got {focal_alpha}")
 
 
-def _blame(sources: dict[str, Tensor], stage: int, image: int) -> str:
-    for name, tensor in sources.items():
-        if not tensor[stage, image].isfinite().all():
+def focal_class_cost(logits: Tensor, labels: Tensor, focal_alpha: float, focal_gamma: float) -> Tensor:
+    """The class cost (S, N, P, M) of logits (S, N, P, K) and labels (N, M), in float32 (semantics.md#matching)."""
+    p = logits.float().sigmoid()
+    alpha, gamma = focal_alpha, focal_gamma
+    negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
+    positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
+    index = labels[None, :, None, :].expand(logits.shape[0], -1, logits.shape[2], -1)
+    return (positive - negative).gather(3, index)
+
+
+def _blame(logits: Tensor, boxes_xyxy_abs: Tensor, stage: int, image: int) -> str:
+    for name, tensor in (("logits", logits), ("boxes_xyxy_abs", boxes_xyxy_abs)):
+        if not tensor.isfinite().all():
             return f"stage {stage}: {name} of image {image} of the batch hold NaN or infinity"
-    return f"stage {stage}: {name} of image {image} of the batch overflow the matching cost"
+    return f"stage {stage}: boxes_xyxy_abs of image {image} of the batch overflow the matching cost"

@@ -1,0 +1,85 @@
+"""The set-prediction loss of Deformable DETR: focal loss, L1 and GIoU, after every decoder layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+
+from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
+from sparse_rcnn.deformable_detr.matcher import FocalQueryMatcher, normalized_targets
+from sparse_rcnn.deformable_detr.output import DecodedQueries
+from sparse_rcnn.losses import Losses
+from sparse_rcnn.matcher import Matches, check_focal, check_not_negative
+from sparse_rcnn.structures import Targets
+
+
+class DeformableDETRCriterion(nn.Module):
+    """Losses of all decoder layers against one-to-one matched ground truth; every layer is matched on its own.
+
+    Args:
+        matcher: assigns queries to targets.
+        class_weight, l1_weight, giou_weight: 2, 5, 2.
+        focal_alpha, focal_gamma: 0.25, 2.
+    """
+
+    def __init__(
+        self,
+        matcher: FocalQueryMatcher,
+        class_weight: float,
+        l1_weight: float,
+        giou_weight: float,
+        focal_alpha: float,
+        focal_gamma: float,
+    ) -> None:
+        super().__init__()
+        check_not_negative(class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
+        check_focal(focal_alpha, focal_gamma)
+        self.matcher = matcher
+        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+
+    def forward(
+        self, outputs: Sequence[DecodedQueries], targets: Targets, image_sizes_hw: Tensor, num_boxes: float
+    ) -> Losses:
+        """Match and compare.
+
+        Args:
+            outputs: of L layers, logits (N, Q, K) and boxes (N, Q, 4).
+            targets: of the N images.
+            image_sizes_hw: (N, 2), unpadded.
+            num_boxes: what all sums are divided by, at least 1 (see ``engine.normalizer``).
+
+        Raises:
+            NonFiniteError: logits or boxes of an image with targets are not finite; names the layer.
+        """
+        # Under autocast too, matching and losses are float32.
+        logits = torch.stack([o.logits for o in outputs]).float()
+        boxes = torch.stack([o.boxes_cxcywh_norm for o in outputs]).float()
+        with torch.autocast(logits.device.type, enabled=False):
+            matches = self.matcher(logits, boxes, targets, image_sizes_hw)
+            loss_class = self._class_loss(logits, targets, matches)
+            loss_l1, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)
+        return Losses(
+            self.class_weight / num_boxes * loss_class,
+            self.l1_weight / num_boxes * loss_l1,
+            self.giou_weight / num_boxes * loss_giou,
+        )
+
+    def _class_loss(self, logits: Tensor, targets: Targets, m: Matches) -> Tensor:
+        one_hot = torch.zeros_like(logits)
+        one_hot[m.stage, m.image, m.proposal, targets.labels[m.image, m.target]] = 1
+        loss = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma, reduction="none")
+        return loss.flatten(1).sum(1)
+
+    def _box_losses(
+        self, boxes_cxcywh_norm: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches
+    ) -> tuple[Tensor, Tensor]:
+        predicted = boxes_cxcywh_norm[m.stage, m.image, m.proposal]
+        wanted = normalized_targets(targets, image_sizes_hw)[m.image, m.target]
+        l1 = (predicted - wanted).abs().sum(-1)
+        giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+        zeros = boxes_cxcywh_norm.new_zeros(len(boxes_cxcywh_norm))
+        return zeros.index_add(0, m.stage, l1), zeros.index_add(0, m.stage, giou)
