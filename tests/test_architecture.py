@@ -39,15 +39,14 @@ LAYERS = [
         "data.ids", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
         "data.deep_pictures", "data.pillow_files", "fonts",
-        "deformable_detr", "deformable_detr.sine_encoding", "deformable_detr.padding", "deformable_detr.levels",
-        "deformable_detr.attention",
+        "deformable_detr", "deformable_detr.sine_encoding", "deformable_detr.padding", "deformable_detr.attention",
     ],
     [
         "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.image_names", "data.label_space", "data.box_formats", "data.shapes",
-        "deformable_detr.output",
+        "deformable_detr.output", "deformable_detr.levels",
     ],
     [
         "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparse_rcnn.backbone import SmallNet
+
 NUM_GROUPS = 32  # of the group norm
 
 
@@ -19,6 +21,9 @@ class BackboneLevels(nn.Module):
 
     def __init__(self, bottom_up: nn.Module) -> None:
         super().__init__()
+        if isinstance(bottom_up, SmallNet):
+            # Of a map that is not read: a parameter without a gradient would stop distributed training.
+            bottom_up.out_norms[0] = nn.Identity()
         self.bottom_up = bottom_up
         channels: Any = bottom_up.out_channels
         self.out_channels: list[int] = list(channels)[1:]
