@@ -17,7 +17,7 @@ def test_the_best_scores_against_plain_loops(max_detections: int, num_wanted: in
     for n, detections in enumerate(found):
         height, width = ORIGINAL[n].tolist()
         scored = sorted(
-            ((naive.sigmoid(float(output.logits[n, q, k])), k, q) for q in range(3) for k in range(4)), reverse=True
+            ((naive.sigmoid(output.logits[n, q, k].item()), k, q) for q in range(3) for k in range(4)), reverse=True
         )[:num_wanted]
         assert detections.scores.tolist() == pytest.approx([score for score, _, _ in scored], rel=1e-6)
         assert detections.labels.tolist() == [k for _, k, _ in scored]
