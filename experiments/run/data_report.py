@@ -100,7 +100,11 @@ def _check_split(config: Config, split: str) -> SplitReport:
         problems, files = decode_all(coco, folder, config["input"]["pixel_range"], max_megapixels, bar.update)
     note_unreadable(coco, folder, problems, data["skip_unreadable"])
     _note_contents(coco, split, config["num_proposals"])
-    repeated = [indices for digest, indices in files.items() if digest and len(indices) > 1]
+    repeated = [
+        indices
+        for digest, indices in files.items()
+        if digest and len({coco.file_names[i] for i in indices}) > 1  # one file of several images is found already
+    ]
     if repeated:
         names = [image_name(coco, indices[1]) for indices in repeated]
         coco.findings.add(NOTE, "repeated pictures", "picture", f"twice or more in {split}, as equal files", names)
@@ -109,14 +113,17 @@ def _check_split(config: Config, split: str) -> SplitReport:
 
 def _note_contents(coco: CocoAnnotations, split: str, num_proposals: int) -> None:
     findings = coco.findings
+    kinds = {finding.kind for finding in findings.of_level(ERROR)}
     if not coco.num_objects.any():
+        if kinds - {"unreadable pictures"}:  # which are why
+            return
         findings.put(ERROR, "nothing to do", str(no_boxes(coco, "learn from" if split == "train" else "score")))
         return
     sizes = coco.image_sizes_hw[coco.image_indices]
     ends = coco.boxes_xywh_abs[:, :2] + coco.boxes_xywh_abs[:, 2:]
     beyond = np.maximum(-coco.boxes_xywh_abs[:, :2], ends - sizes[:, ::-1]).max(axis=1)
     clipped = coco.annotation_ids[(beyond > TOLERANCE) & (sizes > 0).all(axis=1)].tolist()
-    if clipped:
+    if clipped and "box format" not in kinds:
         words = "reaching out of the image, clipped at its border for training"
         findings.add(NOTE, "boxes clipped", "box", words, clipped, "annotation ids")
     counts = np.bincount(coco.labels[~coco.is_crowd], minlength=len(coco.categories))

@@ -36,6 +36,7 @@ from experiments.run.pictures import (
     readable_pictures,
     record_of,
     warn_of_crowds,
+    warn_of_empty_classes,
     warn_of_shared_pictures,
 )
 from experiments.run.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
@@ -164,6 +165,7 @@ def _data(config: Config, identity: str, world: World) -> tuple[CocoDetection, C
     # A run that exists was checked when it began.
     sets = readable_pictures(every, world) if earlier is None else as_recorded(every, earlier)
     if world.is_main:
+        warn_of_empty_classes(sets["train"])
         warn_of_shared_pictures(sets)
         warn_of_crowds(sets, config["num_proposals"], config["eval"]["max_dets"])
     return sets["train"], sets["val"], record_of(every, sets)
