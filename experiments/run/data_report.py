@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.cli.argument_names import as_typed
-from experiments.config.build import Config
+from experiments.config.build import Config, advice_to_exclude, numbered_otherwise, unknown_exclusion
 from experiments.run.pictures import crowded_images
 from sparse_rcnn.data.annotated_images import image_name, note_unreadable, read_annotated_images
 from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
@@ -65,7 +65,7 @@ def print_report(reports: Sequence[SplitReport]) -> None:
                 f"{counted(len(coco.image_ids), 'image')}, {counted(objects, 'box')}, "
                 f"{counted(len(coco.categories), 'class')} ({shortened(coco.class_names, 8)})"
             )
-            console.print(Text.assemble((report.name, "bold"), f": {coco.source}: {contents}"))
+            console.print(Text.assemble((report.name, "bold"), f": {coco.source}: {' '.join(contents.split())}"))
         for level in LEVELS:
             for finding in report.findings:
                 if finding.level == level:
@@ -146,14 +146,13 @@ def _compared(train: SplitReport, val: SplitReport) -> list[Finding]:
     assert val.coco is not None
     both = Findings(val.coco.source)
     try:
-        places = match_categories(val.coco.categories, train.coco.categories, (val.coco.source, train.coco.source))
-        own = [category["id"] for category in val.coco.categories]
-        if own != [train.coco.categories[place]["id"] for place in places]:
-            both.say(
-                REPAIRED, "class ids", f"classes are numbered otherwise than in {train.coco.source}; matched by name"
-            )
+        match_categories(val.coco.categories, train.coco.categories, (val.coco.source, train.coco.source))
+        if (renumbered := numbered_otherwise(val.coco, train.coco)) is not None:
+            both.put(REPAIRED, "class ids", renumbered)
     except DataError as error:
-        both.put(ERROR, "classes", str(error))
+        both.put(ERROR, "classes", f"{error}{advice_to_exclude(val.coco, train.coco)}")
+    if (unknown := unknown_exclusion(train.coco, val.coco)) is not None:
+        both.put(ERROR, "excluded categories", unknown)
     if train.coco.source != val.coco.source and (pairs := in_both(train.files, val.files)):
         names = [f"{image_name(val.coco, j)} = {image_name(train.coco, i)}" for i, j in pairs]
         words = f"of {train.coco.source} too, as equal files: what is evaluated on is trained on"

@@ -50,7 +50,10 @@ def read_annotated_images(
     coco = read_annotations(annotations, drop_degenerate_boxes, excluded_categories)
     for section, values in (("images", coco.image_ids), ("categories", coco.categories)):
         if not len(values):
-            coco.raise_errors()  # records that cannot be used are why it is empty
+            if any(finding.kind in ("no id", "ids") for finding in coco.findings.of_level(ERROR)):
+                coco.raise_errors()  # records without an id are why it is empty
+            if section == "categories" and excluded_categories:
+                raise DataError(f"{coco.source}: excluded_categories leaves no category; take one off the list")
             raise DataError(f"{coco.source}: '{section}' is empty, there is nothing to detect or to detect it in")
     if max_images is not None:
         coco = coco.with_images(np.arange(len(coco.image_ids)) < max_images)

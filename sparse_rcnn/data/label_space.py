@@ -27,7 +27,7 @@ def match_categories(
     by_both = {(c["id"], c["name"]): i for i, c in enumerate(reference)}
     if all((c["id"], c["name"]) in by_both for c in categories):
         return [by_both[c["id"], c["name"]] for c in categories]
-    for spelling in (str, _plain):
+    for spelling in (str, plain_name):
         own, other = ([spelling(c["name"]) for c in group] for group in (categories, reference))
         places = {name: i for i, name in enumerate(other)}
         is_distinct = max(Counter(own).values()) == max(Counter(other).values()) == 1
@@ -73,5 +73,6 @@ def categories_in_order(
     return result
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without its case, its Unicode form and the spaces around it."""
     return unicodedata.normalize("NFKC", name).strip().casefold()
