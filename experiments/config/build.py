@@ -158,11 +158,8 @@ def advice_to_exclude(val: CocoAnnotations, train: CocoAnnotations) -> str:
     """The way out where the validation set has classes that the training set lacks; empty where it has none."""
     extra = [name for name in val.class_names if name not in train.class_names]
     # Where the training set has other names in their place, they are most likely the same classes.
-    if (
-        not extra
-        or not set(train.class_names) <= set(val.class_names)
-        or not all(re.fullmatch(r"[\w -]+", name) for name in extra)
-    ):
+    is_larger = extra and set(train.class_names) <= set(val.class_names)
+    if not is_larger or not all(re.fullmatch(r"[\w -]+", name) for name in extra):
         return ""
     return f"; data.excluded_categories=[{','.join(extra[:5])}{',...' if len(extra) > 5 else ''}] leaves classes out"
 

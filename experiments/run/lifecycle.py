@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.cli.argument_names import as_typed
 from experiments.cli.naming import init_world_on, naming_rates, naming_workers
 from experiments.config.build import (
     Config,
@@ -232,7 +233,7 @@ def _check_same_step(step: int, path: Path, world: World) -> None:
 
 def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> None:
     stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))  # the last is a requeue by submitit
-    message = (str(error).splitlines() or [""])[0]
+    message = as_typed((str(error).splitlines() or [""])[0])
     progress = {} if step is None else {"step": step}
     with suppress(UserError):  # disk full: the first error is the one to report
         if not stopped:
