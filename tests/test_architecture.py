@@ -30,13 +30,13 @@ ALLOWED_IN_RUNDIR = {"filelock", "sparse_rcnn"}
 # What `sparse_rcnn.architecture` builds by name is no import: a weights file says what that is.
 LAYERS = [
     ["errors"],
-    ["pixel_range"],
+    ["pixel_range", "data.foreign_formats"],
     [
         "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
         "eval_mode", "foreign_files", "backbone_layouts",
-        "data", "data.transforms", "data.coco_categories", "data.foreign_formats",
-        "data.ids", "data.shapes_render", "evaluation.metrics",
+        "data", "data.transforms", "data.coco_categories",
+        "data.ids", "data.image_names", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
         "data.deep_pictures", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
@@ -46,7 +46,7 @@ LAYERS = [
         "criterion", "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
-        "data.findings", "data.image", "data.image_names", "data.box_formats", "data.shapes",
+        "data.findings", "data.image", "data.box_formats", "data.shapes",
         "detr.output", "detr.backbone", "deformable_detr.output", "deformable_detr.levels",
     ],
     [

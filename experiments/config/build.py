@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ from torch import nn
 from experiments.config.targets import ConfigError
 from experiments.config.validation import instantiate_options
 from experiments.config.weights import check_weights, load_weights
-from sparse_rcnn.data.annotations import no_boxes
+from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
 from sparse_rcnn.data.coco import CocoDetection
-from sparse_rcnn.data.findings import shortened
+from sparse_rcnn.data.findings import DataWarning, shortened
+from sparse_rcnn.data.label_space import plain_name
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.ema import MovingAverage
-from sparse_rcnn.errors import UserError
+from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pixel_range import checked_pixel_range
@@ -112,21 +115,53 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
         )
         for split, transform in (("train", "train"), ("val", "eval"))
     )
-    if train.coco.unknown_exclusions:
-        raise UserError(
-            f"data.excluded_categories: {train.coco.unknown_exclusions[0]!r} is not a category of "
-            f"{data['train']['annotations']} ({shortened(train.class_names, 8)})"
-        )
+    if (unknown := unknown_exclusion(train.coco, val.coco)) is not None:
+        raise UserError(unknown)
     for dataset, purpose in ((train, "learn from"), (val, "score")):
         if not dataset.coco.num_objects.any():
             raise no_boxes(dataset.coco, purpose)
-    val = val.in_label_space_of(train.categories, str(train.annotations_path))
+    try:
+        matched = val.in_label_space_of(train.categories, str(train.annotations_path))
+    except DataError as error:
+        raise UserError(f"{error}{advice_to_exclude(val.coco, train.coco)}") from error
+    if (renumbered := numbered_otherwise(val.coco, train.coco)) is not None:
+        warnings.warn(renumbered, DataWarning, stacklevel=2)
+    val = matched
     if data["num_classes"] not in (None, train.num_classes):
         raise UserError(
             f"data.num_classes is {data['num_classes']}, {data['train']['annotations']} has {train.num_classes} "
             "categories; set data.num_classes=null to take the file's"
         )
     return train, val
+
+
+def unknown_exclusion(train: CocoAnnotations, val: CocoAnnotations) -> str | None:
+    """The words for a category to leave out that neither split has; None where there is none."""
+    for name in train.unknown_exclusions:
+        if name in val.unknown_exclusions:
+            return (
+                f"data.excluded_categories: {name!r} is not a category of {train.source} "
+                f"({shortened(train.class_names, 8)})"
+            )
+    return None
+
+
+def numbered_otherwise(val: CocoAnnotations, train: CocoAnnotations) -> str | None:
+    """The words for a validation set of matching classes with other ids; None where the ids are the same."""
+    ids = {(category["id"], plain_name(category["name"])) for category in train.categories}
+    if all((category["id"], plain_name(category["name"])) in ids for category in val.categories):
+        return None
+    return f"{val.source}: classes are numbered otherwise than in {train.source}; matched by name"
+
+
+def advice_to_exclude(val: CocoAnnotations, train: CocoAnnotations) -> str:
+    """The way out where the validation set has classes that the training set lacks; empty where it has none."""
+    extra = [name for name in val.class_names if name not in train.class_names]
+    # Where the training set has other names in their place, they are most likely the same classes.
+    is_larger = extra and set(train.class_names) <= set(val.class_names)
+    if not is_larger or not all(re.fullmatch(r"[\w -]+", name) for name in extra):
+        return ""
+    return f"; data.excluded_categories=[{','.join(extra[:5])}{',...' if len(extra) > 5 else ''}] leaves classes out"
 
 
 def build_model(config: Config, dataset: CocoDetection, is_main: bool = True) -> SparseRCNN:

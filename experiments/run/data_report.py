@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.cli.argument_names import as_typed
-from experiments.config.build import Config
+from experiments.config.build import Config, advice_to_exclude, numbered_otherwise, unknown_exclusion
 from experiments.run.pictures import crowded_images
 from sparse_rcnn.data.annotated_images import image_name, note_unreadable, read_annotated_images
 from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
@@ -65,7 +65,7 @@ def print_report(reports: Sequence[SplitReport]) -> None:
                 f"{counted(len(coco.image_ids), 'image')}, {counted(objects, 'box')}, "
                 f"{counted(len(coco.categories), 'class')} ({shortened(coco.class_names, 8)})"
             )
-            console.print(Text.assemble((report.name, "bold"), f": {coco.source}: {contents}"))
+            console.print(Text.assemble((report.name, "bold"), f": {coco.source}: {' '.join(contents.split())}"))
         for level in LEVELS:
             for finding in report.findings:
                 if finding.level == level:
@@ -100,7 +100,11 @@ def _check_split(config: Config, split: str) -> SplitReport:
         problems, files = decode_all(coco, folder, config["input"]["pixel_range"], max_megapixels, bar.update)
     note_unreadable(coco, folder, problems, data["skip_unreadable"])
     _note_contents(coco, split, config["num_proposals"])
-    repeated = [indices for digest, indices in files.items() if digest and len(indices) > 1]
+    repeated = [
+        indices
+        for digest, indices in files.items()
+        if digest and len({coco.file_names[i] for i in indices}) > 1  # one file of several images is found already
+    ]
     if repeated:
         names = [image_name(coco, indices[1]) for indices in repeated]
         coco.findings.add(NOTE, "repeated pictures", "picture", f"twice or more in {split}, as equal files", names)
@@ -109,14 +113,17 @@ def _check_split(config: Config, split: str) -> SplitReport:
 
 def _note_contents(coco: CocoAnnotations, split: str, num_proposals: int) -> None:
     findings = coco.findings
+    kinds = {finding.kind for finding in findings.of_level(ERROR)}
     if not coco.num_objects.any():
+        if kinds - {"unreadable pictures"}:  # which are why
+            return
         findings.put(ERROR, "nothing to do", str(no_boxes(coco, "learn from" if split == "train" else "score")))
         return
     sizes = coco.image_sizes_hw[coco.image_indices]
     ends = coco.boxes_xywh_abs[:, :2] + coco.boxes_xywh_abs[:, 2:]
     beyond = np.maximum(-coco.boxes_xywh_abs[:, :2], ends - sizes[:, ::-1]).max(axis=1)
     clipped = coco.annotation_ids[(beyond > TOLERANCE) & (sizes > 0).all(axis=1)].tolist()
-    if clipped:
+    if clipped and "box format" not in kinds:
         words = "reaching out of the image, clipped at its border for training"
         findings.add(NOTE, "boxes clipped", "box", words, clipped, "annotation ids")
     counts = np.bincount(coco.labels[~coco.is_crowd], minlength=len(coco.categories))
@@ -139,15 +146,14 @@ def _compared(train: SplitReport, val: SplitReport) -> list[Finding]:
     assert val.coco is not None
     both = Findings(val.coco.source)
     try:
-        categories = without_foreign_roots(val.coco, train.coco.categories).categories
-        places = match_categories(categories, train.coco.categories, (val.coco.source, train.coco.source))
-        own = [category["id"] for category in categories]
-        if own != [train.coco.categories[place]["id"] for place in places]:
-            both.say(
-                REPAIRED, "class ids", f"classes are numbered otherwise than in {train.coco.source}; matched by name"
-            )
+        foreign = without_foreign_roots(val.coco, train.coco.categories)
+        match_categories(foreign.categories, train.coco.categories, (val.coco.source, train.coco.source))
+        if (renumbered := numbered_otherwise(foreign, train.coco)) is not None:
+            both.put(REPAIRED, "class ids", renumbered)
     except DataError as error:
-        both.put(ERROR, "classes", str(error))
+        both.put(ERROR, "classes", f"{error}{advice_to_exclude(val.coco, train.coco)}")
+    if (unknown := unknown_exclusion(train.coco, val.coco)) is not None:
+        both.put(ERROR, "excluded categories", unknown)
     if train.coco.source != val.coco.source and (pairs := in_both(train.files, val.files)):
         names = [f"{image_name(val.coco, j)} = {image_name(train.coco, i)}" for i, j in pairs]
         words = f"of {train.coco.source} too, as equal files: what is evaluated on is trained on"

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.cli.argument_names import as_typed
 from experiments.cli.naming import init_world_on, naming_rates, naming_workers
 from experiments.config.build import (
     Config,
@@ -36,6 +37,7 @@ from experiments.run.pictures import (
     readable_pictures,
     record_of,
     warn_of_crowds,
+    warn_of_empty_classes,
     warn_of_shared_pictures,
 )
 from experiments.run.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
@@ -167,6 +169,7 @@ def _data(config: Config, identity: str, world: World) -> tuple[CocoDetection, C
                 if earlier is not None:  # a run that exists was checked when it began
                     sets = as_recorded(sets, earlier)
                 if world.is_main:
+                    warn_of_empty_classes(sets["train"])
                     warn_of_shared_pictures(sets)
                     warn_of_crowds(sets, config["num_proposals"], config["eval"]["max_dets"])
     return sets["train"], sets["val"], record_of(sets)
@@ -233,7 +236,7 @@ def _check_same_step(step: int, path: Path, world: World) -> None:
 
 def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> None:
     stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))  # the last is a requeue by submitit
-    message = (str(error).splitlines() or [""])[0]
+    message = as_typed((str(error).splitlines() or [""])[0])
     progress = {} if step is None else {"step": step}
     with suppress(UserError):  # disk full: the first error is the one to report
         if not stopped:

@@ -104,6 +104,27 @@ def warn_of_shared_pictures(sets: DataSets) -> None:
         )
 
 
+def warn_of_empty_classes(train: CocoDetection) -> None:
+    """A word on classes of which nothing is learned; that on a root category has been said."""
+    coco = train.coco
+    counts = np.bincount(coco.labels[~coco.is_crowd], minlength=len(coco.categories))
+    known = {item for finding in coco.findings if finding.kind == "root category" for item in finding.items}
+    empty = [
+        category
+        for category, number in zip(coco.categories, counts, strict=True)
+        if not number and category["name"] not in known
+    ]
+    if empty:
+        ids = [str(coco.category_ids.original(category["id"])) for category in empty]
+        names = shortened([category["name"] for category in empty])
+        warnings.warn(
+            f"{train.annotations_path}: no box of {counted(len(empty), 'class')} of {len(counts)}: {names}; "
+            f"excluded_categories=[{','.join(ids[:5])}{',...' if len(ids) > 5 else ''}] leaves classes out",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
 def warn_of_crowds(sets: DataSets, num_proposals: int, max_dets: Sequence[int]) -> None:
     """A word on images of more objects than there are proposals, or than the evaluation counts of a class."""
     for dataset in sets.values():

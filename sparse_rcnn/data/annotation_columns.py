@@ -110,7 +110,8 @@ def usable_boxes(
 def box_areas(records: Records, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Areas for the evaluation's size ranges; that of the box where a record has none that can be used."""
     values = records.values("area")
-    of_boxes = boxes[:, 2] * boxes[:, 3]
+    with np.errstate(over="ignore"):
+        of_boxes = boxes[:, 2] * boxes[:, 3]
     is_plain = set(map(type, values)) <= {float, int} and max(values, default=0) < 2**63
     numbers = np.array(
         values if is_plain else [np.nan if (n := number_of(value)) is None else n for value in values], dtype=np.float64

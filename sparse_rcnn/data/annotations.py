@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from sparse_rcnn.data.annotation_columns import (
     usable_boxes,
 )
 from sparse_rcnn.data.box_column import read_boxes
-from sparse_rcnn.data.findings import ERROR, LEFT_OUT, NOTE, Findings, counted
+from sparse_rcnn.data.findings import ERROR, LEFT_OUT, NOTE, Findings, counted, shortened
 from sparse_rcnn.data.ids import Ids
 from sparse_rcnn.data.image_names import name_of_record
 from sparse_rcnn.data.records import Records, coco_object, load_json
@@ -185,7 +186,9 @@ def read_annotations(
         listed_image_ids=image_ids.numbers[order],
     ).with_boxes(kept)
     coco = _without_categories(coco, excluded_categories)
-    _note_root_categories(coco, content["categories"])
+    _note_root_categories(coco, categories.records)
+    _note_equal_names(coco)
+    _note_equal_boxes(coco)
     return coco
 
 
@@ -230,6 +233,29 @@ def _note_root_categories(coco: CocoAnnotations, records: Any) -> None:
                 f"takes an output of the detector; excluded_categories=[{original}] leaves it out"
             )
             coco.findings.say(NOTE, "root category", said, [category["name"]])
+
+
+def _note_equal_names(coco: CocoAnnotations) -> None:
+    """A word on categories of one name: they stay classes of their own, which a detector can hardly tell apart."""
+    numbers = Counter(coco.class_names)
+    for name in [name for name, number in numbers.items() if number > 1]:
+        ids = [coco.category_ids.original(c["id"]) for c in coco.categories if c["name"] == name]
+        said = f"{len(ids)} categories are named {name!r} (ids {shortened(ids)}): they are classes of their own"
+        coco.findings.say(NOTE, "categories of one name", said, ids)
+
+
+def _note_equal_boxes(coco: CocoAnnotations) -> None:
+    """A word on boxes that occur twice: only one of them can be found."""
+    kept = np.flatnonzero(~coco.is_crowd)
+    columns = (coco.image_indices, coco.labels, *coco.boxes_xywh_abs.T)
+    keys = np.stack([column[kept] for column in columns], axis=1).astype(np.float64)
+    with np.errstate(over="ignore"):
+        order = np.argsort(keys @ np.sqrt([2.0, 3.0, 5.0, 7.0, 11.0, 13.0]), kind="stable")  # equal ones side by side
+    equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    if equal.any():
+        ids = coco.annotation_ids[np.sort(kept[order[1:][equal]])].tolist()
+        words = "equal to another one of its image and class: each is a target, and only one of them can be found"
+        coco.findings.add(NOTE, "boxes repeated", "box", words, ids, "annotation ids")
 
 
 def no_boxes(coco: CocoAnnotations, purpose: str) -> DataError:

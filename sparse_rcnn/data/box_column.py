@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from sparse_rcnn.data.findings import REPAIRED
 from sparse_rcnn.data.records import Records
 
+_BRACKETS = str.maketrans("[](){},", 7 * " ")
 EXPECTED = "four numbers (x, y, width, height) are expected"
 
 
@@ -71,12 +73,13 @@ def numbers_of(value: Any) -> list[float] | None:
         try:
             value = json.loads(value)
         except ValueError:
-            value = value.strip(" \t\n[](){}").replace(",", " ").split()
+            # Also the text of numpy's numbers and arrays: [np.float64(1.0), ...], array([1., ...]).
+            value = re.sub(r"[A-Za-z_][\w.]*\(", " ", value).translate(_BRACKETS).split()
     if isinstance(value, dict):
         value = [value.get(key, value.get(key[0])) for key in ("x", "y", "width", "height")]
     if not isinstance(value, list) or len(value) != 4:
         return None
-    numbers = [number_of(item) for item in value]
+    numbers = [math.nan if item is None else number_of(item) for item in value]
     return [number for number in numbers if number is not None] if None not in numbers else None
 
 

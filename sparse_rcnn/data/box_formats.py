@@ -11,6 +11,9 @@ TOLERANCE = 1.5  # pixels past the border: rounding, and tools that count pixels
 MIN_NUM_BOXES = 3
 MOST, MANY, FEW = 0.5, 0.1, 0.02  # shares of all boxes
 MANY_BOXES = 5
+SWAPPED = "y, x, height, width (swapped axes)"
+# Boxes with swapped axes fit exactly those images that boxes in order fit after their sides are swapped.
+CONVERT_SWAPPED = "convert them, or correct the width and height of the images, if these are swapped or pictures turned"
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,15 @@ def wrong_format(boxes_xywh_abs: NDArray[np.float64], sizes_hw: NDArray[np.int64
     """
     known = np.asarray((sizes_hw > 0).all(axis=1))
     boxes, sizes = boxes_xywh_abs[known], sizes_hw[known]
-    if len(boxes) < MIN_NUM_BOXES:
-        return None
     outside = ~fits(boxes, sizes)
     tiny = (boxes[:, 2:] < 1).all(axis=1)
+    if len(boxes) < MIN_NUM_BOXES and not (len(boxes) and tiny.all()):
+        return None
     suspects = np.zeros(len(known), np.bool_)
     suspects[known] = outside | tiny
     share, number = (outside | tiny).mean(), int((outside | tiny).sum())
-    if share <= MOST and (share <= MANY or number < MANY_BOXES):
+    is_common = outside.mean() > MANY and int(outside.sum()) >= MANY_BOXES
+    if share <= MOST and not is_common:
         return None
     said = f"{number} of {len(boxes)} boxes leave their image or are smaller than a pixel"
     if ((boxes >= -0.01) & (boxes <= 1.01)).all(axis=1).mean() > 1 - FEW:
@@ -51,14 +55,8 @@ def wrong_format(boxes_xywh_abs: NDArray[np.float64], sizes_hw: NDArray[np.int64
         )
     for name, other in _readings(boxes).items():
         if _is_plausible(other, sizes):
-            return WrongFormat(f"{said}: they look like {name}, not x, y, width, height; convert them", suspects)
-    swapped = sizes[:, ::-1]
-    if (fits(boxes, swapped) & ~tiny).mean() > 1 - FEW:
-        return WrongFormat(
-            f"{said}: the width and height of the images look swapped (or the pictures are rotated); correct the "
-            "records of the images",
-            suspects,
-        )
+            advice = CONVERT_SWAPPED if name == SWAPPED else "convert them"
+            return WrongFormat(f"{said}: they look like {name}, not x, y, width, height; {advice}", suspects)
     if share > MOST:
         return WrongFormat(
             f"{said}: they are not x, y, width, height in pixels of the images of these sizes; convert them", suspects
@@ -80,7 +78,8 @@ def percent_note(boxes_xywh_abs: NDArray[np.float64], sizes_hw: NDArray[np.int64
 
 def fits(boxes_xywh_abs: NDArray[np.float64], sizes_hw: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each box (A, 4) lies in its image (A, 2), but for rounding."""
-    ends = boxes_xywh_abs[:, :2] + boxes_xywh_abs[:, 2:]
+    with np.errstate(over="ignore"):
+        ends = boxes_xywh_abs[:, :2] + boxes_xywh_abs[:, 2:]
     inside = (boxes_xywh_abs[:, :2] >= -TOLERANCE) & (ends <= sizes_hw[:, ::-1] + TOLERANCE)
     return np.asarray(inside.all(axis=1))
 
@@ -91,7 +90,7 @@ def _readings(boxes: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     yx = boxes[:, [1, 0, 3, 2]]
     return {
         "x1, y1, x2, y2": np.concatenate((first, second - first), axis=1),
-        "y, x, height, width (swapped axes)": yx,
+        SWAPPED: yx,
         "y1, x1, y2, x2": np.concatenate((yx[:, :2], yx[:, 2:] - yx[:, :2]), axis=1),
         "the centre, width and height": np.concatenate((first - second / 2, second), axis=1),
     }

@@ -28,7 +28,8 @@ def without_boxes_outside(coco: CocoAnnotations) -> CocoAnnotations:
     if (note := percent_note(boxes, sizes)) is not None:
         coco.findings.say(NOTE, "box format", note)
     low = np.maximum(boxes[:, :2], 0)
-    high = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1])
+    with np.errstate(over="ignore"):
+        high = np.minimum(boxes[:, :2] + boxes[:, 2:], sizes[:, ::-1])
     outside = np.asarray((high - low <= 1e-5).any(axis=1)) & (sizes > 0).all(axis=1)
     if outside.any():
         coco.findings.add(

@@ -180,7 +180,7 @@ class CocoDetection(Dataset[Sample]):
             image = self._image(index, (height, width))
         except DataError as error:
             if not self.skip_unreadable:
-                raise
+                raise DataError(f"{error}, or give skip_unreadable=True to go on without it") from error
             warnings.warn(f"{error}; an empty picture without objects takes its place", DataWarning, stacklevel=2)
             image = tv_tensors.Image(torch.zeros(3, height, width, dtype=torch.uint8))
             boxes_xyxy_abs, labels = boxes_xyxy_abs[:0], labels[:0]

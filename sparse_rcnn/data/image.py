@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from sparse_rcnn.data.deep_pictures import samples_of, to_8_bits
-from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture, reason_of
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.pixel_range import AUTO, PixelRange
 
@@ -62,7 +62,7 @@ def read_image(
         raise DataError(f"{who} does not exist") from error
     # Decoders fail in every way there is: OSError, SyntaxError, ValueError, struct.error, IndexError ...
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         raise DataError(f"{who} cannot be read as an image: {reason}; replace or remove the file") from error
     return F.to_image(upright if size_hw is None else matching(stored, upright, size_hw, who))
 

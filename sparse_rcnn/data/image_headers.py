@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from sparse_rcnn.data.deep_pictures import samples_of
 from sparse_rcnn.data.image import exif_orientation, read_image
-from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture
+from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture, reason_of
 from sparse_rcnn.errors import DataError
 from sparse_rcnn.pixel_range import AUTO, PixelRange
 
@@ -84,7 +84,7 @@ def read_header(
         return ImageHeader((0, 0), False, str(error).removeprefix(f"{who} "))
     # Decoders fail in every way there is: OSError, SyntaxError, ValueError, struct.error, IndexError ...
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error)
         return ImageHeader((0, 0), False, f"cannot be read as an image: {reason}")
     return ImageHeader((height, width), is_turned, None)
 

@@ -13,7 +13,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from sparse_rcnn.errors import DataError
 
+NAME_KEYS = ("file_name", "coco_url", "path", "url", "flickr_url")  # of image records, the likeliest first
 MAX_LISTED_FILES = 2_000_000  # of the folders below the images that are gone through for a hint
+MAX_PLACES, MAX_COMPARED = 100, 1000  # folders that may be meant, and missing names that tell which
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FoundFiles:
 
 def name_of_record(record: Mapping[str, Any]) -> str | None:
     """The file name of an image record, or the URL or path that it has in its place; None for none."""
-    for key in ("file_name", "coco_url", "path", "url", "flickr_url"):
+    for key in NAME_KEYS:
         value = record.get(key)
         if isinstance(value, str) and value.strip():
             return value
@@ -52,7 +54,7 @@ def find_files(folder: Path, file_names: Sequence[str]) -> FoundFiles:
         DataError: the folder does not exist or cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(f"image folder {folder} does not exist")
+        raise DataError(f"image folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
     listing = _Listing(folder)
     names, missing = list(file_names), [not listing.holds(name) for name in file_names]
     if not any(missing):
@@ -76,7 +78,8 @@ def find_files(folder: Path, file_names: Sequence[str]) -> FoundFiles:
     if any(missing):
         first = missing.index(True)
         shared = found.get(first)
-        hint = f"; several records lead to {shared[0]}" if shared else listing.hint(file_names[first])
+        absent = [name for name, gone in zip(file_names, missing, strict=True) if gone]
+        hint = f"; several records lead to {shared[0]}" if shared else listing.hint(absent)
     return FoundFiles(names, missing, dict(renamed), hint)
 
 
@@ -123,24 +126,41 @@ class _Listing:
             self._forms[key] = dict(table)
         return self._forms[key]
 
-    def hint(self, name: str) -> str:
-        """Where a missing file may be: in a folder below this one or beside it, or with another suffix."""
+    def hint(self, names: Sequence[str]) -> str:
+        """Where missing files may be: in a folder below this one or beside it, or with another suffix.
+
+        Of several folders that have a file of the first name, the one with most of the others is meant.
+        """
+        name = names[0]
         last = _parts_of_url(name)[-1]
         stem = _folded(os.path.splitext(last)[0])
-        other_suffix = None
+        other_suffix: str | None = None
+        found: list[str] = []
         for count, (parent, file) in enumerate(self._below()):
-            if file == last:
-                inner = os.path.relpath(os.path.join(parent, file), self.folder)
-                below = inner[: -len(name)].rstrip("/") if inner.endswith("/" + name) else os.path.dirname(inner)
-                return f"; there is {inner}: give the folder {self.folder / below}"
+            if file == last and len(found) < MAX_PLACES:
+                found.append(parent)
             if other_suffix is None and _folded(os.path.splitext(file)[0]) == stem:
                 other_suffix = os.path.relpath(os.path.join(parent, file), self.folder)
             if count > MAX_LISTED_FILES:
                 break
-        for above in list(self.folder.absolute().parents)[:2]:
-            if (above / name).is_file():
-                return f"; it is in {above}: give that folder"
-        return f"; there is {other_suffix}" if other_suffix else ""
+        if found:
+            return self._hint_below(found, name, {_parts_of_url(each)[-1] for each in names[:MAX_COMPARED]})
+        here = self.folder.absolute()
+        beside = [here.parent / other for other in sorted(list_folder(str(here.parent)))[:MAX_PLACES]]
+        for folder in [*list(here.parents)[:2], *beside]:
+            if (folder / name).is_file():
+                return f"; it is in {folder}: give that folder"
+        return f"; there is {other_suffix}: correct the file names of the records" if other_suffix else ""
+
+    def _hint_below(self, parents: Sequence[str], name: str, wanted: set[str]) -> str:
+        counts = [len(wanted & self.names(parent)) for parent in parents]
+        best = [parent for parent, number in zip(parents, counts, strict=True) if number == max(counts)]
+        last = _parts_of_url(name)[-1]
+        inner = [os.path.relpath(os.path.join(parent, last), self.folder) for parent in best]
+        if len(best) > 1:
+            return f"; there are {' and '.join(inner[:2])}: give the folder of the pictures that belong to the records"
+        below = inner[0][: -len(name)].rstrip("/") if inner[0].endswith("/" + name) else os.path.dirname(inner[0])
+        return f"; there is {inner[0]}: give the folder {self.folder / below}"
 
     def _below(self) -> Iterator[tuple[str, str]]:
         for parent, _, files in os.walk(self.folder):
@@ -163,10 +183,11 @@ def _candidates(name: str) -> Iterator[tuple[str, str]]:
     """Other spellings of a name, the likeliest first: with the folders that it has, then with fewer."""
     parts = _parts_of_url(name)
     kind = "without the address" if "://" in name or "?" in name else "with slashes" if "\\" in name else ""
+    whole = "below the folder" if name == name.strip() else "without the spaces around it"
     for i in range(len(parts)):
         candidate = os.path.join(*parts[i:])
         if candidate != name:
-            yield candidate, kind or f"without the folder {os.path.join(*parts[:i])!r}" if i else kind or "with slashes"
+            yield candidate, kind or (f"without the folder {os.path.join(*parts[:i])!r}" if i else whole)
         if "%" in candidate and not kind:
             yield unquote(candidate), "with percent signs decoded"
 

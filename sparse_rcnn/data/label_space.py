@@ -31,7 +31,7 @@ def match_categories(
     by_both = {(c["id"], c["name"]): i for i, c in enumerate(reference)}
     if all((c["id"], c["name"]) in by_both for c in categories):
         return [by_both[c["id"], c["name"]] for c in categories]
-    for spelling in (str, _plain):
+    for spelling in (str, plain_name):
         own, other = ([spelling(c["name"]) for c in group] for group in (categories, reference))
         places = {name: i for i, name in enumerate(other)}
         is_distinct = max(Counter(own).values()) == max(Counter(other).values()) == 1
@@ -61,8 +61,8 @@ def without_foreign_roots(coco: CocoAnnotations, reference: Sequence[Mapping[str
     """
     if not len(coco.labels):
         return coco
-    known = {_plain(category["name"]) for category in reference}
-    is_known = np.array([_plain(category["name"]) in known for category in coco.categories], np.bool_)
+    known = {plain_name(category["name"]) for category in reference}
+    is_known = np.array([plain_name(category["name"]) in known for category in coco.categories], np.bool_)
     return coco.with_categories(is_known | (np.bincount(coco.labels, minlength=len(coco.categories)) > 0))
 
 
@@ -88,5 +88,6 @@ def categories_in_order(
     return result
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name without its case, its Unicode form and the spaces around it."""
     return unicodedata.normalize("NFKC", name).strip().casefold()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,11 +12,13 @@ from typing import Any
 
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from sparse_rcnn.data.foreign_formats import LFS, LFS_START
 from sparse_rcnn.errors import DataError
 
 MAX_MEGAPIXELS = 500.0
 """About 20,000 x 25,000 pixels, of which reading takes some 7 GB of memory."""
 
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 _own_limit = threading.local()
 
@@ -54,6 +58,10 @@ def open_picture(path: str | Path, who: str, max_megapixels: float | None) -> It
         DataError: it has more than ``max_megapixels`` million pixels, or is a TIFF of a kind that Pillow cannot read.
         OSError and others: as Pillow.
     """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
+        found = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise DataError(f"{who} cannot be read as an image: it is {found}; replace or remove it")
     with without_pillow_limit():
         try:
             file = Image.open(path)
@@ -77,11 +85,25 @@ def check_megapixels(image: Image.Image, who: str, max_megapixels: float | None)
         )
 
 
+def reason_of(error: Exception) -> str:
+    """Why a picture cannot be read, in one line without its path."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return " ".join((said or str(error)).split()) or type(error).__name__
+
+
 def _why_unidentified(path: Path) -> str:
     with open(path, "rb") as file:
         header = file.read(8)
+        start = (header + file.read(504)).lstrip(b"\xef\xbb\xbf \t\r\n")
+        file.seek(len(header))
         if not header:
             return "it is empty; replace or remove the file"
+        if start.startswith(LFS_START):
+            return LFS
+        if start[:1] == b"<":
+            return "it is a text (HTML, XML or SVG); replace or remove the file"
+        if start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS:
+            return "it is HEIC, which Pillow does not read; convert it to JPEG or PNG"
         if header[:4] in TIFF_STARTS:
             try:
                 tags = TiffImagePlugin.ImageFileDirectory_v2(header)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sparse_rcnn.data.findings import REPAIRED, Findings
 from sparse_rcnn.data.foreign_formats import foreign_bytes, foreign_content
 from sparse_rcnn.data.ids import Ids, id_key
+from sparse_rcnn.data.image_names import NAME_KEYS
 from sparse_rcnn.errors import DataError
 
 SECTIONS = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -32,13 +33,20 @@ def load_json(path: Path) -> tuple[dict[str, Any], str]:
     try:
         content = json.loads(data)  # bytes: a byte order mark and UTF-16 are taken care of
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
-            f"{foreign_bytes(data) or 'the file may be cut short'}"
-        ) from error
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        place = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        # Only what ends too early is cut short.
+        advice = "the file may be cut short" if _ends_early(error) else "correct the file there, or export it again"
+        raise DataError(f"{path} is not valid JSON: {place}; {foreign_bytes(data) or advice}") from error
+    except UnicodeDecodeError as error:
+        reason = foreign_bytes(data) or f"byte {error.start} is not {error.encoding.upper()} text; save it as UTF-8"
+        raise DataError(f"{path} is not valid JSON: {reason}") from error
+    except (RecursionError, ValueError) as error:
         raise DataError(f"{path} is not valid JSON: {foreign_bytes(data) or error}") from error
     return coco_object(content, str(path)), hashlib.sha256(data).hexdigest()
+
+
+def _ends_early(error: json.JSONDecodeError) -> bool:
+    return error.msg.startswith("Unterminated string") or not error.doc[error.pos :].strip()
 
 
 def coco_object(content: Any, source: str) -> dict[str, Any]:
@@ -71,9 +79,13 @@ class Records:
         source = findings.source
         if section not in content:
             raise DataError(f"{source} has no '{section}': not a COCO detection file")
-        self.records: list[dict[str, Any]] = content[section]
-        if not isinstance(self.records, list):
-            raise DataError(f"{source}: '{section}' is a {type(self.records).__name__}, not a list")
+        listed = content[section]
+        if isinstance(listed, dict) and all(isinstance(record, dict) for record in listed.values()):
+            # LIVECell and others write an object of records by their ids.
+            listed = [{"id": key, **record} for key, record in listed.items()]
+        if not isinstance(listed, list):
+            raise DataError(f"{source}: '{section}' is a {type(listed).__name__}, not a list")
+        self.records: list[dict[str, Any]] = listed
         for i, record in enumerate(self.records):
             if not isinstance(record, dict):
                 raise DataError(f"{source}: {section}[{i}] is a {type(record).__name__}, not an object")
@@ -124,7 +136,7 @@ class Records:
     def ids(self) -> Ids:
         """The ids of records that must have one; those that have none are noted as faults and dropped.
 
-        Records that repeat another one word for word are dropped with a word; other repetitions are faults.
+        Records that say the same as another one are dropped with a word; other repetitions are faults.
         """
         values, present = self.required("id")
         usable = present & np.array([id_key(value) is not None for value in values], dtype=np.bool_)
@@ -157,7 +169,7 @@ class Records:
                 REPAIRED,
                 f"{name} records repeated",
                 f"{name} record",
-                "repeated word for word, counted once",
+                "repeated, counted once",
                 labels,
                 "ids",
             )
@@ -165,8 +177,8 @@ class Records:
         return Ids.of([ids.original(int(number)) for number in unique])
 
     def _repeats(self, first: int, index: int) -> bool:
-        """Whether a record says the same as the first of its id; of a category its id and name alone count."""
-        if self.section == "categories":
-            return self.records[first].get("name") == self.records[index].get("name")
+        """Whether a record says the same as the first of its id in all that is read of it."""
         a, b = self.records[first], self.records[index]
-        return {**a, "id": None} == {**b, "id": None}
+        if self.section == "categories":
+            return a.get("name") == b.get("name")
+        return all(a.get(key) == b.get(key) for key in (*NAME_KEYS, "height", "width"))

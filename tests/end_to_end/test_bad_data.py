@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from experiments.config.build import build_datasets
 from sparse_rcnn.data.findings import DataWarning
 from tests.support import training
 from tests.support.train_command import TrainCommand, contents
@@ -123,13 +125,40 @@ def test_a_category_to_exclude_that_is_not_there(command: TrainCommand, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+def test_classes_that_only_one_split_has(command: TrainCommand, tmp_path: Path, data: Path) -> None:
+    def add(content: Any) -> None:
+        content["categories"].append({"id": 99, "name": "horse"})
+        content["annotations"][0]["category_id"] = 99
+
+    training.edit_json(data / "instances_val.json", add)
+    line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
+    assert line.endswith(
+        "'horse' of the first is not in the second; data.excluded_categories=[horse] leaves classes out"
+    )
+    advised = training.coco_overrides(data, tmp_path / "runs", "data.excluded_categories=[horse]")
+    with pytest.warns(UserWarning, match=r"1 category excluded as asked, with 1 box \(horse\)"):
+        train_set, val_set = build_datasets(OmegaConf.to_container(training.composed(advised), resolve=True))
+    assert train_set.class_names == val_set.class_names
+    assert "horse" not in val_set.class_names
+
+    def renumber(content: Any) -> None:
+        content["categories"] = [{**record, "id": record["id"] + 1} for record in content["categories"]]
+        for record in content["annotations"]:
+            record["category_id"] += 1
+
+    training.edit_json(data / "instances_val.json", renumber)
+    with pytest.warns(UserWarning, match=r"classes are numbered otherwise than in .*; matched by name"):
+        build_datasets(OmegaConf.to_container(training.composed(advised), resolve=True))
+
+
 def test_missing_images(command: TrainCommand, tmp_path: Path, data: Path) -> None:
     record = json.loads((data / "instances_train.json").read_text())["images"][3]
     (data / "train" / record["file_name"]).unlink()
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
     assert line == (
         f"{data / 'instances_train.json'}: 1 of 16 image files are missing in {data / 'train'}, the first is "
-        f"{record['file_name']} (image id {record['id']}); data.skip_unreadable=true leaves them out"
+        f"{record['file_name']} (image id {record['id']}); restore them, or give data.skip_unreadable=true to leave "
+        "such images out"
     )
     line = command.fails(training.coco_overrides(data, tmp_path / "runs", f"data.train.images={tmp_path / 'nowhere'}"))
     assert line == f"image folder {tmp_path / 'nowhere'} does not exist"

@@ -63,7 +63,7 @@ def test_everything_is_found_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
         box(20, 3, [50, 30, 30, 30]),  # reaches out
         box(21, 3, [70, 0, 5, 5]),  # lies outside
         box(22, 3, [5, 5, 0, 5]),  # has no area
-        *(box(100 + i, 4, [i, i, 20, 20]) for i in range(12)),  # more than proposals
+        *(box(100 + i, 4, [i, i + 1, 20, 20]) for i in range(12)),  # more than proposals
     ]
     train = write_split(tmp_path, "train", range(1, 10), boxes, ["cat", "dog"])
     val = write_split(tmp_path, "val", range(11, 13), [box(11, 11)], ["dog", "cat"])
@@ -79,7 +79,7 @@ def test_everything_is_found_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     expected = [
         f"train: {name}: 8 images, ",
         f"  error     {name}: 1 of 9 image files are missing in {images}, the first is 7.png (image id 7); "
-        "data.skip_unreadable=true leaves them out",
+        "restore them, or give data.skip_unreadable=true to leave such images out",
         f"  error     {images}/5.png (image id 5) cannot be read as an image: ",
         f"  left out  {name}: 1 box of zero or negative size left out (annotation ids: 22)",
         f"  left out  {name}: 1 box wholly outside of the image left out of training and evaluation (annotation",

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from experiments.run.pictures import as_recorded, readable_pictures, record_of, warn_of_crowds, warn_of_shared_pictures
+from experiments.run.pictures import (
+    as_recorded,
+    readable_pictures,
+    record_of,
+    warn_of_crowds,
+    warn_of_empty_classes,
+    warn_of_shared_pictures,
+)
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import DataWarning
 from sparse_rcnn.distributed import World, init_world
@@ -21,7 +28,7 @@ def world() -> World:
 
 
 def crowd(number: int, category_ids: tuple[int, ...] = (1,)) -> dict[str, Any]:
-    boxes = [box_record(i, 1, category_ids[i % len(category_ids)], [1, 1, 5, 5]) for i in range(number)]
+    boxes = [box_record(i, 1, category_ids[i % len(category_ids)], [i / 100, 1, 5, 5]) for i in range(number)]
     return {
         "images": [image_record(1), image_record(2)],
         "annotations": boxes,
@@ -65,6 +72,19 @@ def test_more_objects_of_a_class_than_are_counted(
     crowded = dataset(tmp_path, crowd(number, category_ids))
     warn_of_crowds({"train": crowded, "val": crowded}, num_proposals=1000, max_dets=max_dets)
     assert [line.split("; ")[-1] for line in words(recwarn)] == ([] if expected is None else [expected])
+
+
+def test_classes_without_a_box_to_learn_from(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    warn_of_empty_classes(dataset(tmp_path, small_set()))
+    assert words(recwarn) == []
+    content = small_set()
+    content["categories"] += [{"id": 0, "name": "DontCare"}, {"id": 99, "name": "fruit"}]
+    content["categories"][1]["supercategory"] = "fruit"
+    data = dataset(tmp_path, content)
+    recwarn.clear()
+    warn_of_empty_classes(data)
+    (line,) = words(recwarn)  # that on the root category came with the file
+    assert line.endswith("instances.json: no box of 1 class of 4: DontCare; excluded_categories=[0] leaves classes out")
 
 
 def test_pictures_of_both_splits(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

@@ -78,6 +78,63 @@ def test_where_both_frames_occur_each_picture_has_its_own(tmp_path):
     assert data.image_sizes_hw.tolist() == [[60, 40], [40, 60], [40, 60]]
 
 
+def swapped_set(boxes: dict[int, list[float]]) -> dict[str, Any]:
+    content = small_set()
+    content["annotations"] = [box_record(i, i, 7, box) for i, box in boxes.items()]
+    return content
+
+
+def swap(content: dict[str, Any]) -> dict[str, Any]:
+    for record in content["images"]:
+        record["height"], record["width"] = record["width"], record["height"]
+    return content
+
+
+def test_records_with_width_and_height_swapped_and_boxes_that_fit_the_pictures(tmp_path):
+    content = swapped_set(STORED)
+    write_images(tmp_path, content)
+    with pytest.warns(DataWarning, match="3 pictures recorded with width and height swapped, and annotated as they"):
+        data = load(tmp_path, swap(content))
+    assert data.image_sizes_hw.tolist() == [[HEIGHT, WIDTH]] * 3
+    assert data[2].image.shape[-2:] == (HEIGHT, WIDTH)
+
+
+def test_swapped_records_that_boxes_fit_are_left_to_the_check_of_pictures(tmp_path, recwarn):
+    content = swapped_set(UPRIGHT)  # of the swapped frame as well
+    write_images(tmp_path, content)
+    assert load(tmp_path, swap(content)).image_sizes_hw.tolist() == [[WIDTH, HEIGHT]] * 3
+    assert not [w for w in recwarn if w.category is DataWarning]
+
+
+def test_records_without_an_id_are_why_no_image_is_left(tmp_path):
+    content = small_set()
+    write_images(tmp_path, content)
+    for record in content["images"]:
+        del record["id"]
+    with pytest.raises(DataError, match=r"images\[0\] has no 'id' \(and 2 more like it\)"):
+        load(tmp_path, content)
+
+
+def test_one_file_of_several_images_deserves_a_word(tmp_path):
+    content = small_set()
+    content["images"].append({**content["images"][0], "id": 71})
+    with pytest.warns(DataWarning, match=r"1 file of several images, each with boxes of its own: .* \(70.png\)$"):
+        assert len(dataset(tmp_path, content)) == 4
+
+
+@pytest.mark.parametrize(
+    ("left", "advice"), [([5], "; restore them, or give skip_unreadable=True to"), ([], ".png (image id 5)")]
+)
+def test_missing_files_may_be_left_out_unless_all_are(tmp_path, left, advice):
+    content = small_set()
+    folder = write_images(tmp_path, content)
+    for image_id in {5, 9, 70} - set(left):
+        (folder / f"{image_id}.png").unlink()
+    with pytest.raises(DataError, match=re.escape(advice)) as caught:
+        load(tmp_path, content)
+    assert ("skip_unreadable" in str(caught.value)) == bool(left)
+
+
 def test_boxes_wholly_outside_are_left_out(tmp_path):
     content = small_set()
     content["annotations"] += [box_record(10, 5, 7, [60, 0, 5, 5]), box_record(11, 9, 7, [-9, 0, 9, 5])]

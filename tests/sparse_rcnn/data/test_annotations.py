@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from typing import Any
 
@@ -79,6 +80,19 @@ def without(section: str) -> dict[str, Any]:
 REFUSED = {
     "cut short": ('{"images": [\n {"id": 1', r"is not valid JSON: .* at line 2, column \d+; the file may be cut short"),
     "not JSON": ("hello", "is not valid JSON: .* at line 1, column 1"),
+    "a comma too many": ('{"images": [],}', r"is not valid JSON: .* at line 1, column 15; correct the file there"),
+    "two objects": ('{"images": []}{"images": []}', r"is not valid JSON: Extra data at line 1, column 15; correct"),
+    "Python's text": ("{'images': [], 'annotations': []}", "looks like Python's text of an object: write it with json"),
+    "a pointer of Git LFS": ("version https://git-lfs.github.com/spec/v1\nsize 1\n", "`git lfs pull`"),
+    "YAML": ("train: ../train\nval: ../val\nnc: 1\nnames: ['a', 'b']\n", "the YAML file of a YOLO data set: export"),
+    "captions": (
+        {**small_set(), "annotations": [{"id": 1, "image_id": 5, "caption": "A cat"}]},
+        "it has captions; give",
+    ),
+    "panoptic": (
+        {**small_set(), "annotations": [{"image_id": 5, "segments_info": []}]},
+        "is of panoptic segmentation;",
+    ),
     "empty file": ("", "is not valid JSON: .*the file is empty"),
     "XML": ("<annotation><folder>a</folder></annotation>", r"looks like XML \(Pascal VOC or CVAT\): export"),
     "YOLO": ("0 0.5 0.5 0.1 0.1\n1 0.5 0.25 0.1 0.1\n", "looks like YOLO's text format: export"),
@@ -116,7 +130,7 @@ REFUSED = {
     "category past the last": (changed("annotations", 1, category_id=99), "annotation id 2 has category_id 99"),
     "bbox of three": (changed("annotations", 1, bbox=[1, 2, 3]), r"id 2 has bbox \[1, 2, 3\], four numbers"),
     "bbox null": (changed("annotations", 1, bbox=None), "id 2 has no bbox and no polygon; correct it or set drop_deg"),
-    "bbox with null": (changed("annotations", 1, bbox=[1, 2, None, 4]), "annotation id 2 has bbox"),
+    "bbox with null": (changed("annotations", 1, bbox=[1, 2, None, 4]), "id 2 has a bbox that is not finite"),
     "bbox with a word": (changed("annotations", 1, bbox=[1, 2, "three", 4]), "annotation id 2 has bbox"),
     "bbox with NaN": (
         changed("annotations", 1, bbox=[1, 2, math.nan, 4]),
@@ -152,6 +166,46 @@ def test_a_missing_file_and_bytes_that_are_no_text(tmp_path):
         read_annotations(tmp_path / "photo.json", drop_degenerate_boxes=False)
 
 
+def test_text_in_another_encoding_is_refused_with_the_way_out(tmp_path):
+    text = json.dumps({**small_set(), "info": "é"}, ensure_ascii=False)
+    (tmp_path / "old.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match=r"old.json is not valid JSON: byte \d+ is not UTF-8 text; save it as UTF-8$"):
+        read_annotations(tmp_path / "old.json", drop_degenerate_boxes=False)
+    (tmp_path / "other.json").write_bytes(text.encode("utf-16"))
+    assert read_annotations(tmp_path / "other.json", drop_degenerate_boxes=False).annotation_ids.tolist() == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_records_by_their_ids(tmp_path):
+    content = small_set()
+    for section in ("annotations", "categories"):
+        content[section] = {str(record.pop("id")): record for record in content[section]}
+    coco = read_annotations(write_annotations(tmp_path, content), drop_degenerate_boxes=False)
+    assert [category["id"] for category in coco.categories] == [7, 44]
+    assert coco.labels.tolist() == [1, 0, 0, 1]
+
+
+def test_image_records_that_differ_in_nothing_that_is_read_are_one(tmp_path):
+    content = small_set()
+    content["images"].append({**content["images"][0], "date_captured": "later", "license": 3})
+    with pytest.warns(UserWarning, match=r"1 image record repeated, counted once \(ids: 70\)"):
+        coco = read_annotations(write_annotations(tmp_path, content), drop_degenerate_boxes=False)
+    assert coco.image_ids.tolist() == [5, 9, 70]
+
+
+def test_a_word_on_categories_of_one_name_and_on_boxes_that_occur_twice(tmp_path):
+    content = small_set()
+    content["categories"][0]["name"] = "apple"
+    content["annotations"] += [{**content["annotations"][i], "id": 10 + i} for i in (1, 3)]  # the last is a crowd
+    coco = annotations.read_annotations(write_annotations(tmp_path, content), drop_degenerate_boxes=False)
+    assert findings(coco) == {"note: categories of one name": [7, 44], "note: boxes repeated": [11]}
+    assert len(coco.labels) == 6
+
+
 def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path):
     content = small_set()
     content["annotations"] += [box_record(10 + i, 5, 7, [1, 1, i - 3, 5]) for i in range(4)]  # widths -3 to 0
@@ -165,7 +219,9 @@ def test_degenerate_boxes_are_dropped_with_one_warning(tmp_path):
     assert len(coco.labels) == len(coco.image_indices) == len(coco.is_crowd) == len(coco.boxes_xywh_abs) == 4
 
 
-@pytest.mark.parametrize("bbox", [[1, 2, math.nan, 4], [1, 2, math.inf, 4], [1, 2, 10**400, 4], None, []])
+@pytest.mark.parametrize(
+    "bbox", [[1, 2, math.nan, 4], [1, 2, math.inf, 4], [1, 2, 10**400, 4], [1, 2, None, 4], None, []]
+)
 def test_boxes_without_numbers_are_left_out_with_the_degenerate_ones(tmp_path, bbox):
     path = write_annotations(tmp_path, changed("annotations", 1, bbox=bbox))
     with pytest.warns(UserWarning, match=r"left out \(annotation ids: 2\)$"):
@@ -211,6 +267,10 @@ SPELLINGS = {
     "references as floats": spelled("annotations", "category_id", float),
     "category ids as text with spaces": spelled("categories", "id", lambda i: f" {i}"),
     "boxes as text": spelled("annotations", "bbox", str),
+    "boxes as numpy's text": spelled(
+        "annotations", "bbox", lambda box: f"[{', '.join(f'np.float64({side})' for side in box)}]"
+    ),
+    "boxes as the text of an array": spelled("annotations", "bbox", lambda box: f"array({box})"),
     "boxes without brackets": spelled("annotations", "bbox", lambda box: ", ".join(map(str, box))),
     "boxes of texts": spelled("annotations", "bbox", lambda box: list(map(str, box))),
     "boxes as objects": spelled(

@@ -58,6 +58,18 @@ def test_good_and_odd_boxes_are_left_alone() -> None:
     over[:60] += [0, 200, 0, 0]  # a third reaches over the lower border, as people behind a fence may
     assert wrong_format(over, sizes) is None
     assert wrong_format(boxes[:0], sizes[:0]) is None
+    small = boxes.copy()
+    small[:80, 2:] = 0.7  # boxes below a pixel of which none leaves its image
+    assert wrong_format(small, sizes) is None
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_fractions_are_recognised_in_the_smallest_set(number: int) -> None:
+    boxes, sizes = good_boxes(number)
+    found = wrong_format(boxes / sizes[:, [1, 0, 1, 0]], sizes)
+    assert found is not None
+    assert "fractions of the image size" in found.message
+    assert wrong_format(boxes, sizes) is None
     assert wrong_format(boxes, np.zeros_like(sizes)) is None  # nobody knows the images' sizes
     one_of_six = np.tile([10.0, 10, 20, 20], (6, 1))
     one_of_six[0] = [19, 27, 15, 18]

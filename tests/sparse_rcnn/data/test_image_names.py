@@ -27,6 +27,9 @@ def folder(tmp_path: Path, *files: str) -> Path:
         ("images/a.jpg", "a.jpg", "without the folder 'images'"),
         ("/home/me/images/sub/a.jpg", "sub/a.jpg", "without the folder 'home/me/images'"),
         ("./a.jpg", "a.jpg", None),
+        ("../a.jpg", "a.jpg", "below the folder"),
+        ("/a.jpg", "a.jpg", "below the folder"),
+        ("a.jpg ", "a.jpg", "without the spaces around it"),
         ("https://example.org/data/a.jpg", "a.jpg", "without the address"),
         ("https://example.org/data/my%20a.jpg?token=b%2Fc", "data/my a.jpg", "without the address"),
         ("s3://bucket/photos/a.jpg", "photos/a.jpg", "without the address"),
@@ -69,8 +72,9 @@ def test_records_of_one_name_share_its_file(tmp_path: Path) -> None:
         (["val/a.jpg", "train/b.jpg"], "b.jpg", "; there is train/b.jpg: give the folder {images}/train"),
         (["x/train/b.jpg"], "train/b.jpg", "; there is x/train/b.jpg: give the folder {images}/x"),
         (["../a.jpg", "b.jpg"], "a.jpg", "; it is in {parent}: give that folder"),
-        (["a.png"], "a.jpg", "; there is a.png"),
-        (["a.png"], "a", "; there is a.png"),
+        (["../val/a.jpg", "b.jpg"], "a.jpg", "; it is in {parent}/val: give that folder"),
+        (["a.png"], "a.jpg", "; there is a.png: correct the file names of the records"),
+        (["a.png"], "a", "; there is a.png: correct the file names of the records"),
         (["b.png"], "a.jpg", ""),
     ],
 )
@@ -81,6 +85,23 @@ def test_a_hint_where_the_file_would_be(tmp_path: Path, files: list[str], name: 
     assert found.hint == hint.format(images=images, parent=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (["train/1.jpg", "train/3.jpg", "val/1.jpg", "val/2.jpg"], "there is val/1.jpg: give the folder {images}/val"),
+        (["train/1.jpg", "val/1.jpg"], "give the folder of the pictures that belong to the records"),
+    ],
+)
+def test_of_several_folders_the_one_with_most_of_the_files_is_named(
+    tmp_path: Path, files: list[str], hint: str
+) -> None:
+    images = folder(tmp_path, *files)
+    assert find_files(images, ["1.jpg", "2.jpg"]).hint.endswith(hint.format(images=images))
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
         find_files(tmp_path / "nowhere", ["a.jpg"])
+    (tmp_path / "train.json").touch()
+    with pytest.raises(DataError, match=r"image folder .*train.json is a file"):
+        find_files(tmp_path / "train.json", ["a.jpg"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import zlib
 from pathlib import Path
@@ -86,3 +87,30 @@ def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:
         (tmp_path / "photo.jpg").write_bytes(content)
         with pytest.raises(DataError, match=f"photo.jpg cannot be read as an image: {reason}; replace or remove"):
             read_image(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty; replace or remove the file"),
+        (b"version https://git-lfs.github.com/spec/v1\nsize 7\n", "it is a pointer of Git LFS: fetch the file itself"),
+        (b"\n<!DOCTYPE html><html>404</html>", r"it is a text \(HTML, XML or SVG\)"),
+        (b"\0\0\0\x18ftypheic" + bytes(100), "it is HEIC, which Pillow does not read; convert it to JPEG or PNG"),
+        (b"text", "it is in no format that Pillow reads"),
+    ],
+)
+def test_what_a_file_is_that_is_no_picture(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "p.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=rf"p.jpg cannot be read as an image: {reason}"):
+        read_image(tmp_path / "p.jpg")
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match=r"pipe.jpg cannot be read as an image: it is not a regular file"):
+        read_image(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match=r"cannot be read as an image: it is a folder; replace or remove it$"):
+        read_image(tmp_path)
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    with pytest.raises(DataError, match=r"loop.jpg cannot be read as an image: Too many levels of symbolic links;"):
+        read_image(tmp_path / "loop.jpg")
