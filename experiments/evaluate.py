@@ -86,6 +86,7 @@ class Job:
     max_images: int | None
     drop_degenerate_boxes: bool
     excluded_categories: Sequence[str | int]
+    skip_unreadable: bool
     pixel_range: PixelRange | None  # None: that of the model's card
     max_megapixels: float | None
     computation: Computation
@@ -136,7 +137,7 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
         seed=0,
         max_images=job.max_images,
         excluded_categories=job.excluded_categories,
-        skip_unreadable=args.skip_unreadable,
+        skip_unreadable=job.skip_unreadable,
         pixel_range=card.pixel_range if job.pixel_range is None else job.pixel_range,
         max_megapixels=job.max_megapixels,
     )
@@ -200,6 +201,7 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
         max_images=data.get("max_images") if args.max_images is None else args.max_images,
         drop_degenerate_boxes=config["data"]["drop_degenerate_boxes"] if config and own else True,
         excluded_categories=config["data"].get("excluded_categories", []) if config and own else [],
+        skip_unreadable=args.skip_unreadable or bool(config and own and config["data"].get("skip_unreadable")),
         pixel_range=pixel_range_option(args),
         max_megapixels=max_megapixels_option(args, config if own else None),
         computation=Computation(

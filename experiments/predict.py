@@ -134,7 +134,8 @@ def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapix
         max_megapixels,
         args.skip_unreadable,
     )
-    print(f"{number} detections as COCO results in {path}")
+    if number is not None:
+        print(f"{number} detections as COCO results in {path}")
 
 
 def predict_files(

@@ -3,25 +3,78 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.foreign_files import describe_foreign_class
 
 
+class _Dtype:
+    """The type of an array's values, by its code.
+
+    numpy's own takes whatever state a pickle gives it, and so would read bytes of the file as addresses of objects.
+    """
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?([?O]|[biufcSUO][0-9]+)", code):
+            raise pickle.UnpicklingError(f"arrays of {code!r:.40} are not loaded")
+        self.numpy = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.numpy = self.numpy.newbyteorder(state[1])
+
+
+class _Array(np.ndarray[Any, Any]):
+    """An array that takes its type from `_Dtype` alone."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        super().__setstate__((1, shape, _numpy_dtype(dtype), is_fortran, _as_bytes(data)))
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array((0,), np.int8)
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    return np.frombuffer(_as_bytes(data), _numpy_dtype(dtype))[0]
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = np.frombuffer(data, _numpy_dtype(dtype))
+    if order == "K" and axis_order is not None:
+        return array.reshape(shape).transpose(axis_order)
+    return array.reshape(shape, order=order)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
+    if not isinstance(dtype, _Dtype):
+        raise pickle.UnpicklingError("an array without a type")
+    return dtype.numpy
+
+
+def _as_bytes(data: Any) -> Any:
+    return data.encode("latin1") if isinstance(data, str) else data  # a string of Python 2
+
+
 def numpy_globals() -> list[tuple[Any, str]]:
-    """What a pickled array or number of numpy names, and all the names it has: since numpy 2 and before."""
-    array = np.zeros(1)
-    found: list[tuple[Any, str]] = [(np.ndarray, "numpy.ndarray"), (np.dtype, "numpy.dtype")]
+    """Stand-ins for what a pickled array or number of numpy names, and all the names it has: since numpy 2 and before.
+
+    They load numbers, texts and lists of objects, and no other state.
+    """
+    found: list[tuple[Any, str]] = [(_Array, "numpy.ndarray"), (_Dtype, "numpy.dtype")]
     for core in ("numpy.core", "numpy._core"):
         found += [
-            (array.__reduce__()[0], f"{core}.multiarray._reconstruct"),
-            (np.float64(0).__reduce__()[0], f"{core}.multiarray.scalar"),
-            (array.__reduce_ex__(5)[0], f"{core}.numeric._frombuffer"),
+            (_reconstruct, f"{core}.multiarray._reconstruct"),
+            (_scalar, f"{core}.multiarray.scalar"),
+            (_frombuffer, f"{core}.numeric._frombuffer"),
         ]
     return found
 
@@ -29,7 +82,8 @@ def numpy_globals() -> list[tuple[Any, str]]:
 def read_array_pickle(path: Path) -> Any:
     """The content of a pickle whose values are numpy arrays, numbers, texts and containers of these.
 
-    Pickles of Python 2 are read too. No class and no function but numpy's own for arrays is ever called.
+    Pickles of Python 2 are read too. No class and no function of the file's choice is ever called, nor numpy's own,
+    whose types could be given a state that makes addresses of bytes.
 
     Raises:
         CheckpointError: damaged, or it names anything else; says what.

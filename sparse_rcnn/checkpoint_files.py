@@ -19,7 +19,6 @@ from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.foreign_files import MMDETECTION, describe_foreign_class, describe_foreign_file, is_mmdetection
 
 _LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the first number of what torch.save wrote before 1.6
-_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -81,10 +80,9 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _load_torch(path: Path) -> Any:
-    dtypes = [type(np.dtype(code)) for code in _DTYPES]
     try:
         # A namespace holds the options of whoever trained: a plain container.
-        with torch.serialization.safe_globals([*numpy_globals(), *dtypes, argparse.Namespace]):
+        with torch.serialization.safe_globals([*numpy_globals(), argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on bytes that are no pickle, the unpickler fails in every way there is
         unsafe = re.search(r"GLOBAL `?([\w.]+)", str(error))

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from sparse_rcnn.criterion import Criterion, Share
 from sparse_rcnn.distributed import World
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
-from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.precision import autocast
 from sparse_rcnn.schedule import WarmupMultiStep
 from sparse_rcnn.step_log import StepLog, StepRecord, with_advice
-from sparse_rcnn.structures import Batch
+from sparse_rcnn.structures import Batch, Targets
+
+NO_TARGETS = Targets.from_lists([], [])
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Learner:
     """
 
     model: nn.Module
-    criterion: SetCriterion
+    criterion: Criterion
     optimizer: torch.optim.Optimizer
     schedule: WarmupMultiStep
     ema: AveragedModel | None
@@ -116,23 +118,24 @@ class Learner:
         return grad_norm
 
 
-def normalizer(num_boxes: float, world_size: int) -> float:
-    """The divisor of losses: the global batch's boxes averaged over the processes, at least 1 (semantics.md#losses)."""
-    return max(num_boxes / world_size, 1.0)
+def counts_of_step(criterion: Criterion, micro_batches: Sequence[Batch]) -> list[float]:
+    """The criterion's counts, summed over the micro-batches of this process; those of no targets for none."""
+    counts = [criterion.counts(batch.targets) for batch in micro_batches] or [criterion.counts(NO_TARGETS)]
+    return [float(sum(column)) for column in zip(*counts, strict=True)]
 
 
 def training_step(
     learner: Learner,
     micro_batches: Sequence[Batch],
-    num_boxes: float,
+    share: Share,
     after_matching: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Forward and backward of one global batch's share; gradients add up over the micro-batches.
 
-    Every micro-batch is divided by the same ``num_boxes``, so their sum is the gradient of the whole batch.
+    Every micro-batch is divided by the same ``share``, so their sum is the gradient of the whole batch.
 
     Returns:
-        Weighted losses (3, S): class, L1, GIoU of each stage, still on the device.
+        Weighted losses (parts, S), still on the device.
     """
     model, settings, world = learner.model, learner.settings, learner.world
     total: Tensor | None = None
@@ -146,8 +149,8 @@ def training_step(
         hold = nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
         with hold:
             with autocast(settings.precision, world.device):
-                outputs = model(images, moved.image_sizes_hw)
-            losses = learner.criterion(outputs, moved.targets, moved.image_sizes_hw, num_boxes)
+                output = model(images, moved.image_sizes_hw)
+            losses = learner.criterion(output, moved.targets, moved.image_sizes_hw, share)
             if i == 0:
                 after_matching()
             losses.total.backward()
@@ -178,13 +181,9 @@ def train_steps(learner: Learner, batches: Iterator[Batch], steps: range, log: S
         started = perf_counter()
         micro_batches, data_error = _next_batches(batches, settings.num_micro_batches)
         data_seconds = perf_counter() - started
-        # One exchange between the hosts answers all: how many boxes, did anyone fail to read, or ask to stop.
-        num_boxes, num_errors, num_stops = world.sum_over_ranks(
-            [
-                sum(b.targets.num_boxes for b in micro_batches),
-                float(data_error is not None),
-                float(stop.requested),
-            ]
+        # One exchange between the hosts answers all: did anyone fail to read, or ask to stop, and what is in the step.
+        num_errors, num_stops, *counts = world.sum_over_ranks(
+            [float(data_error is not None), float(stop.requested), *counts_of_step(learner.criterion, micro_batches)]
         )
         if num_errors:
             world.raise_together(data_error)
@@ -195,7 +194,8 @@ def train_steps(learner: Learner, batches: Iterator[Batch], steps: range, log: S
         lr = learner.set_lr(step)
         try:
             # The matching has just waited for the device: reading the step before costs no second wait.
-            losses = training_step(learner, micro_batches, normalizer(num_boxes, world.size), log.flush)
+            share = tuple(count / world.size for count in counts)
+            losses = training_step(learner, micro_batches, share, log.flush)
         except NonFiniteError as error:
             raise NonFiniteError(with_advice(str(error), step, lr)) from error
         grad_norm = learner.update()

@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 from sparse_rcnn.boxes import generalized_iou, whwh
+from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.matcher import HungarianMatcher, Matches, check_focal, check_not_negative
 from sparse_rcnn.structures import StageOutput, Targets
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Weighted losses: ``loss_class``, ``loss_l1`` and ``loss_giou``, each (S,), one entry per stage."""
-
-    loss_class: Tensor
-    loss_l1: Tensor
-    loss_giou: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """The scalar that is minimised: the sum over parts and stages."""
-        return self.loss_class.sum() + self.loss_l1.sum() + self.loss_giou.sum()
-
-    def stacked(self) -> Tensor:
-        """(3, S), detached: class, L1, GIoU. One tensor to read back, whenever somebody wants to."""
-        return torch.stack((self.loss_class, self.loss_l1, self.loss_giou)).detach()
-
-
-class SetCriterion(nn.Module):
+class SetCriterion(Criterion):
     """Losses of all stages against one-to-one matched ground truth (paper section 3.3, semantics.md#losses).
 
     Args:
@@ -40,6 +22,9 @@ class SetCriterion(nn.Module):
         class_weight, l1_weight, giou_weight: 2, 5, 2.
         focal_alpha, focal_gamma: 0.25, 2.
     """
+
+    part_names = ("loss_class", "loss_l1", "loss_giou")
+    has_stages = True
 
     def __init__(
         self,
@@ -57,28 +42,33 @@ class SetCriterion(nn.Module):
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
 
-    def forward(
-        self, outputs: Sequence[StageOutput], targets: Targets, image_sizes_hw: Tensor, num_boxes: float
-    ) -> Losses:
+    def counts(self, targets: Targets) -> tuple[float, ...]:
+        """The number of boxes, by which all sums are divided (semantics.md#losses)."""
+        return (targets.num_boxes,)
+
+    def forward(self, output: Sequence[StageOutput], targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
         """Match and compare.
 
         Args:
-            outputs: of S stages, logits (N, P, K) and boxes (N, P, 4).
+            output: of S stages, logits (N, P, K) and boxes (N, P, 4).
             targets: of the N images.
             image_sizes_hw: (N, 2), unpadded.
-            num_boxes: what the sums are divided by, at least 1 (see ``engine.normalizer``).
+            share: the boxes of the whole step per process; what the sums are divided by is at least 1.
         """
+        num_boxes = max(share[0], 1.0)
         # Under autocast too, matching and losses are float32.
-        logits = torch.stack([o.logits for o in outputs]).float()
-        boxes = torch.stack([o.boxes_xyxy_abs for o in outputs]).float()
+        logits = torch.stack([o.logits for o in output]).float()
+        boxes = torch.stack([o.boxes_xyxy_abs for o in output]).float()
         with torch.autocast(logits.device.type, enabled=False):
             matches = self.matcher(logits, boxes, targets, image_sizes_hw)
             loss_class = self._class_loss(logits, targets, matches)
             loss_l1, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)
         return Losses(
-            self.class_weight / num_boxes * loss_class,
-            self.l1_weight / num_boxes * loss_l1,
-            self.giou_weight / num_boxes * loss_giou,
+            {
+                "loss_class": self.class_weight / num_boxes * loss_class,
+                "loss_l1": self.l1_weight / num_boxes * loss_l1,
+                "loss_giou": self.giou_weight / num_boxes * loss_giou,
+            }
         )
 
     def _class_loss(self, logits: Tensor, targets: Targets, m: Matches) -> Tensor:

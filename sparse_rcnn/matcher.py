@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,18 +85,35 @@ class HungarianMatcher:
         device = logits.device
         if targets.num_boxes == 0:
             return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=device))
-        # The one copy from the device in a training step.
-        cost = self.cost(logits, boxes_xyxy_abs, targets, image_sizes_hw).cpu().numpy()
-        pairs = []
-        for s in range(cost.shape[0]):
-            for n, num_targets in enumerate(targets.num_per_image):
-                block = cost[s, n, :, :num_targets]
-                if not np.isfinite(block).all():
-                    raise NonFiniteError(_blame(logits[s, n], boxes_xyxy_abs[s, n], s, n))
-                proposal, target = linear_sum_assignment(block)
-                pairs.append(np.stack((np.full_like(proposal, s), np.full_like(proposal, n), proposal, target)))
-        flat = torch.from_numpy(np.concatenate(pairs, axis=1).astype(np.int64))
-        return Matches(*flat.to(device, non_blocking=True))
+        cost = self.cost(logits, boxes_xyxy_abs, targets, image_sizes_hw)
+        return assign_least_cost(
+            cost, targets.num_per_image, lambda s, n: _blame(logits[s, n], boxes_xyxy_abs[s, n], s, n)
+        )
+
+
+def assign_least_cost(cost: Tensor, num_per_image: Sequence[int], blame: Callable[[int, int], str]) -> Matches:
+    """The assignment of least cost of each stage and image.
+
+    Args:
+        cost: (S, N, P, M).
+        num_per_image: the number of targets of each image, at most M; the costs of others are not used.
+        blame: from a stage and an image, whose costs are not finite, to the message of the error.
+
+    Raises:
+        NonFiniteError: a cost is not finite.
+    """
+    # The one copy from the device in a training step.
+    on_host = cost.cpu().numpy()
+    pairs = []
+    for s in range(on_host.shape[0]):
+        for n, num_targets in enumerate(num_per_image):
+            block = on_host[s, n, :, :num_targets]
+            if not np.isfinite(block).all():
+                raise NonFiniteError(blame(s, n))
+            proposal, target = linear_sum_assignment(block)
+            pairs.append(np.stack((np.full_like(proposal, s), np.full_like(proposal, n), proposal, target)))
+    flat = torch.from_numpy(np.concatenate(pairs, axis=1).astype(np.int64))
+    return Matches(*flat.to(cost.device, non_blocking=True))
 
 
 def check_not_negative(**values: float) -> None:

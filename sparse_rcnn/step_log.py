@@ -10,12 +10,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from sparse_rcnn.criterion import Criterion
 from sparse_rcnn.distributed import World
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.runlog import Writer
-
-PARTS = ("loss_class", "loss_l1", "loss_giou")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class StepRecord:
 
     step: int
     lr: float
-    losses: Tensor  # (3, S)
+    losses: Tensor  # (parts, S)
     grad_norm: Tensor  # ()
     num_images: int
     data_seconds: float
@@ -46,13 +45,21 @@ class StepLog:
         writers: of this process, to which they go.
         num_steps, num_steps_per_epoch: of the whole training, and of an epoch.
         log_every: steps between two lines; the last step has one in any case.
+        criterion: whose losses they are.
     """
 
     def __init__(
-        self, world: World, writers: Sequence[Writer], num_steps: int, num_steps_per_epoch: int, log_every: int
+        self,
+        world: World,
+        writers: Sequence[Writer],
+        num_steps: int,
+        num_steps_per_epoch: int,
+        log_every: int,
+        criterion: Criterion,
     ) -> None:
         self._world, self._writers = world, writers
         self._num_steps, self._num_steps_per_epoch, self._log_every = num_steps, num_steps_per_epoch, log_every
+        self._criterion = criterion
         self._pending: StepRecord | None = None
         self.restart()
 
@@ -92,12 +99,12 @@ class StepLog:
             metric_keys.LOSS_TOTAL: sum(values[:-1]),
             **{
                 metric_keys.loss(part): sum(values[i * num_stages : (i + 1) * num_stages])
-                for i, part in enumerate(PARTS)
+                for i, part in enumerate(self._criterion.part_names)
             },
             **{
                 metric_keys.stage_loss(s, part): values[i * num_stages + s]
-                for i, part in enumerate(PARTS)
-                for s in range(num_stages)
+                for i, part in enumerate(self._criterion.part_names)
+                for s in range(num_stages if self._criterion.has_stages else 0)
             },
             metric_keys.LEARNING_RATE: record.lr,
             metric_keys.GRAD_NORM: values[-1],
@@ -113,6 +120,7 @@ class StepLog:
     def _name_cause(self, record: StepRecord, values: list[float], num_stages: int) -> None:
         for i, value in enumerate(values[:-1]):
             if not math.isfinite(value):
-                what = f"stage {i % num_stages}: {PARTS[i // num_stages]} is {value}"
+                stage = f"stage {i % num_stages}: " if self._criterion.has_stages else ""
+                what = f"{stage}{self._criterion.part_names[i // num_stages]} is {value}"
                 raise NonFiniteError(with_advice(what, record.step, record.lr))
         raise NonFiniteError(with_advice(f"the gradient norm is {values[-1]}", record.step, record.lr))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
-from sparse_rcnn.data.boxes_outside import without_boxes_outside
+from sparse_rcnn.data.boxes_outside import OUTSIDE
 from sparse_rcnn.data.ids import Ids
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
@@ -148,11 +148,14 @@ def load_ground_truth(run: Run, annotations: Path | None = None) -> GroundTruth:
         )
     data = run.data.get("val", {})
     excluded = run.config.get("data", {}).get("excluded_categories") or []
-    coco = without_boxes_outside(read_annotations(path, True, excluded)).raise_errors()
+    coco = read_annotations(path, True, excluded).raise_errors()
     left_out = data.get("left_out_image_ids", [])
-    number = None if num_images is None else num_images + len(left_out)
-    coco = coco.with_images(np.arange(len(coco.image_ids)) < (len(coco.image_ids) if number is None else number))
+    coco = coco.first_images(None if num_images is None else num_images + len(left_out))
     coco = coco.with_images(~np.isin(coco.image_ids, left_out))
+    # The record has the boxes that were left out as the run found them: it knew sizes that the file may lack or have
+    # otherwise. Runs from before the record were evaluated on all boxes.
+    outside = [item for found in data.get("findings", []) if found["kind"] == OUTSIDE for item in found["items"]]
+    coco = coco.with_boxes(~np.isin(coco.annotation_ids, outside))
     return GroundTruth.of(coco, data.get("categories"))
 
 
@@ -168,7 +171,7 @@ def load_detections(run: Run, truth: GroundTruth) -> FoundBoxes:
         columns = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
         for i, names in ((0, truth.image_id_names), (1, truth.category_id_names)):
             if names.originals:
-                columns[i] = names.find(columns[i])[0].tolist()
+                columns[i] = names.numbers_of(columns[i]).tolist()
         return columns_to_detections(truth, columns, str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; is the run finished?") from error

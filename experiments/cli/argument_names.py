@@ -20,8 +20,11 @@ _VALUES = {"True": "true", "False": "false", "None": "null"}
 
 
 def as_typed(text: str, names: Mapping[str, str] = KEYS) -> str:
-    """A message with configuration keys in place of arguments: ``skip_unreadable=True`` as it would be typed."""
-    pattern = rf"(?<![\w./-])({'|'.join(names)})\b(?:=(True|False|None)\b)?"
+    """A message with configuration keys in place of arguments: ``skip_unreadable=True`` as it would be typed.
+
+    Words within paths stay as they are.
+    """
+    pattern = rf"(?<![\w./-])({'|'.join(names)})(?![\w/-]|\.\w)(?:=(True|False|None)\b)?"
 
     def replaced(match: re.Match[str]) -> str:
         value = match[2] if not names[match[1]].startswith("--") else None  # an option needs none

@@ -166,9 +166,8 @@ class WeightsConfig:
 
     def __post_init__(self) -> None:
         if self.backbone is not None and self.detector is not None:
-            raise ValueError(
-                "backbone and detector are both set; a detector brings its backbone: set weights.backbone=null"
-            )
+            advice = "a detector brings its backbone: set weights.backbone=null"
+            raise ValueError(f"backbone and detector are both set; {advice}")
 
 
 @dataclass

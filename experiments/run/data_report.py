@@ -16,7 +16,7 @@ from sparse_rcnn.data.annotated_images import image_name, note_unreadable, read_
 from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
 from sparse_rcnn.data.box_formats import TOLERANCE
 from sparse_rcnn.data.findings import ERROR, LEVELS, NOTE, REPAIRED, Finding, Findings, counted, shortened
-from sparse_rcnn.data.label_space import match_categories
+from sparse_rcnn.data.label_space import match_categories, without_foreign_roots
 from sparse_rcnn.data.picture_check import decode_all, in_both
 from sparse_rcnn.errors import DataError
 
@@ -145,12 +145,13 @@ def _compared(train: SplitReport, val: SplitReport) -> list[Finding]:
     assert train.coco is not None
     assert val.coco is not None
     both = Findings(val.coco.source)
+    own = without_foreign_roots(val.coco, train.coco.categories)
     try:
-        match_categories(val.coco.categories, train.coco.categories, (val.coco.source, train.coco.source))
-        if (renumbered := numbered_otherwise(val.coco, train.coco)) is not None:
+        match_categories(own.categories, train.coco.categories, (val.coco.source, train.coco.source))
+        if (renumbered := numbered_otherwise(own, train.coco)) is not None:
             both.put(REPAIRED, "class ids", renumbered)
     except DataError as error:
-        both.put(ERROR, "classes", f"{error}{advice_to_exclude(val.coco, train.coco)}")
+        both.put(ERROR, "classes", f"{error}{advice_to_exclude(own, train.coco)}")
     if (unknown := unknown_exclusion(train.coco, val.coco)) is not None:
         both.put(ERROR, "excluded categories", unknown)
     if train.coco.source != val.coco.source and (pairs := in_both(train.files, val.files)):

@@ -152,24 +152,27 @@ def _skip(finished: Path, config: Config, world: World) -> Path:
 
 def _data(config: Config, identity: str, world: World) -> tuple[CocoDetection, CocoDetection, dict[str, Any]]:
     """The data sets, without pictures to skip, and their record for the run directory."""
-    with world.together(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         if not world.is_main:  # rank 0 says it once
             warnings.simplefilter("ignore", DataWarning)
-        train_set, val_set = build_datasets(config)
-        if world.is_main:
-            known = RunDirectory.find(config["runs_root"], identity, config["seed"])
-            earlier = None if known is None else read_record(known / layout.DATA)
-    every = {"train": train_set, "val": val_set}
-    if config["data"]["generator"] is not None:  # made by us
-        return train_set, val_set, record_of(every, every)
-    earlier = world.broadcast(earlier if world.is_main else None)
-    # A run that exists was checked when it began.
-    sets = readable_pictures(every, world) if earlier is None else as_recorded(every, earlier)
-    if world.is_main:
-        warn_of_empty_classes(sets["train"])
-        warn_of_shared_pictures(sets)
-        warn_of_crowds(sets, config["num_proposals"], config["eval"]["max_dets"])
-    return sets["train"], sets["val"], record_of(every, sets)
+        with world.together():
+            train_set, val_set = build_datasets(config)
+            sets = {"train": train_set, "val": val_set}
+            if world.is_main:
+                known = RunDirectory.find(config["runs_root"], identity, config["seed"])
+                earlier = None if known is None else read_record(known / layout.DATA)
+        if config["data"]["generator"] is None:  # else it was made by us
+            earlier = world.broadcast(earlier if world.is_main else None)
+            if earlier is None:
+                sets = readable_pictures(sets, world)
+            with world.together():
+                if earlier is not None:  # a run that exists was checked when it began
+                    sets = as_recorded(sets, earlier)
+                if world.is_main:
+                    warn_of_empty_classes(sets["train"])
+                    warn_of_shared_pictures(sets)
+                    warn_of_crowds(sets, config["num_proposals"], config["eval"]["max_dets"])
+    return sets["train"], sets["val"], record_of(sets)
 
 
 @contextmanager

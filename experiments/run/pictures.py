@@ -15,6 +15,7 @@ from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import DataWarning, counted, shortened
 from sparse_rcnn.data.picture_check import find_problems, picture_paths, shared_files
 from sparse_rcnn.distributed import World
+from sparse_rcnn.errors import DataError
 from sparse_rcnn.rundir.json_files import read_object
 
 MANY = 2000  # pictures, from which on the check shows its progress
@@ -42,21 +43,32 @@ def readable_pictures(sets: DataSets, world: World) -> DataSets:
 
 
 def as_recorded(sets: DataSets, record: Mapping[str, Any]) -> DataSets:
-    """The data sets without the pictures that a run was begun without, so that its order of pictures goes on."""
+    """The data sets without the pictures that a run was begun without, so that its order of pictures goes on.
+
+    Raises:
+        DataError: a picture that it was begun with is left out now; names the first.
+    """
     result = {}
     for split, dataset in sets.items():
         left_out = set(record.get(split, {}).get("left_out_image_ids", []))
         result[split] = dataset.without_images([i for i, n in enumerate(dataset.image_ids) if n in left_out])
+        lost = [] if split not in record else sorted(left_out_ids(dataset) - left_out)
+        if lost:
+            raise DataError(
+                f"{dataset.annotations_path}: {counted(len(lost), 'picture')} that the run was begun with cannot "
+                f"be read any more, the first is that of image id {dataset.coco.ids.original(lost[0])}; restore it, "
+                "the run cannot go on without it"
+            )
     return result
 
 
-def record_of(before: DataSets, sets: DataSets) -> dict[str, Any]:
-    """The record of data sets for a run directory: findings, and the images left out because of their pictures.
+def left_out_ids(dataset: CocoDetection) -> set[int]:
+    """The ids of images that are left out because their picture is missing or cannot be read."""
+    return set(dataset.coco.listed_image_ids.tolist()) - set(dataset.image_ids)
 
-    Args:
-        before: the data sets with the pictures that were left out.
-        sets: those that are trained on.
-    """
+
+def record_of(sets: DataSets) -> dict[str, Any]:
+    """The record of data sets for a run directory: findings, and the images left out because of their pictures."""
     return {
         split: {
             "annotations": str(dataset.annotations_path),
@@ -64,7 +76,7 @@ def record_of(before: DataSets, sets: DataSets) -> dict[str, Any]:
             "num_images": len(dataset),
             "categories": dataset.categories,
             "num_objects": int(dataset.coco.num_objects.sum()),
-            "left_out_image_ids": sorted(set(before[split].image_ids) - set(dataset.image_ids)),
+            "left_out_image_ids": sorted(left_out_ids(dataset)),
             "findings": [finding.to_json() for finding in dataset.coco.findings],
         }
         for split, dataset in sets.items()

@@ -298,5 +298,10 @@ class Training:
     def _step_log(self, writers: Sequence[Writer]) -> StepLog:
         settings = self.settings
         return StepLog(
-            self.learner.world, writers, settings.num_steps, settings.num_steps_per_epoch, settings.log_every
+            self.learner.world,
+            writers,
+            settings.num_steps,
+            settings.num_steps_per_epoch,
+            settings.log_every,
+            self.learner.criterion,
         )

@@ -114,7 +114,8 @@ def hydra_arguments(config: DictConfig) -> list[str]:
                 words += [option, folder]
     of_sweep = ("hydra.mode", "hydra.sweep", "hydra/sweeper", "hydra.sweeper", "hydra/launcher", "hydra.launcher")
     settings = [override for override in hydra.overrides.hydra if not override.startswith(of_sweep)]
-    return [*words, "--config-name", hydra.job.config_name, *settings]
+    # The configuration itself may ask for sweeps: a job is none.
+    return [*words, "--config-name", hydra.job.config_name, "hydra.mode=RUN", *settings]
 
 
 class _Job:

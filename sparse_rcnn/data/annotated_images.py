@@ -55,8 +55,7 @@ def read_annotated_images(
             if section == "categories" and excluded_categories:
                 raise DataError(f"{coco.source}: excluded_categories leaves no category; take one off the list")
             raise DataError(f"{coco.source}: '{section}' is empty, there is nothing to detect or to detect it in")
-    if max_images is not None:
-        coco = coco.with_images(np.arange(len(coco.image_ids)) < max_images)
+    coco = coco.first_images(max_images)
     coco = _located(coco, Path(images), skip_unreadable)
     coco = _with_sizes(coco, Path(images), skip_unreadable, max_megapixels)
     coco = _upright(coco, Path(images), max_megapixels)
@@ -88,12 +87,12 @@ def _located(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotations
         if skip and not missing.all():
             coco.findings.add(LEFT_OUT, "missing files", "image", f"left out: no such file in {folder}", names)
             return coco.with_images(~missing)
-        advice = "; restore them, or give skip_unreadable=True to leave such images out"
+        advice = "" if missing.all() else "; skip_unreadable=True leaves them out"
         coco.findings.say(
             ERROR,
             "missing files",
-            f"{len(names)} of {len(missing)} image files are missing in {folder}, the first is {names[0]}"
-            f"{found.hint or ('' if missing.all() else advice)}",
+            f"{len(names)} of {len(missing)} image files are missing in {folder}, the first is {names[0]}{found.hint}"
+            f"{advice}",
             names,
         )
     return coco.with_images(~missing & np.array([bool(name) for name in coco.file_names], np.bool_))

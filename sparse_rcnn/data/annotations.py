@@ -42,6 +42,7 @@ class CocoAnnotations:
         fingerprint: the SHA-256 of the file, empty for content that is no file.
         ids, category_ids: the ids of images and categories as the file spells them.
         has_annotations: whether the file has annotations at all (those of a test set have none).
+        listed_image_ids: the ids of the images that the file lists and that were asked for, those left out among them.
         unknown_exclusions: categories to leave out that the file has not; a validation set may lack classes.
         findings: the faults, repairs and records left out; those of images to come are added.
     """
@@ -62,6 +63,7 @@ class CocoAnnotations:
     category_ids: Ids
     has_annotations: bool
     findings: Findings = field(repr=False)
+    listed_image_ids: NDArray[np.int64]
     unknown_exclusions: tuple[str | int, ...] = ()
 
     @property
@@ -90,6 +92,20 @@ class CocoAnnotations:
             file_names=[name for name, good in zip(self.file_names, kept, strict=True) if good],
             image_indices=np.cumsum(kept)[mine.image_indices] - 1,
         )
+
+    def with_categories(self, kept: NDArray[np.bool_]) -> CocoAnnotations:
+        """The same with some of the categories and their annotations."""
+        mine = self.with_boxes(kept[self.labels])
+        return replace(
+            mine,
+            categories=[category for category, good in zip(self.categories, kept, strict=True) if good],
+            labels=(np.cumsum(kept) - 1)[mine.labels],
+        )
+
+    def first_images(self, number: int | None) -> CocoAnnotations:
+        """The same as if the file listed the first so many images by id and no others; None takes all."""
+        first = self.with_images(np.arange(len(self.image_ids)) < (len(self.image_ids) if number is None else number))
+        return replace(first, listed_image_ids=first.image_ids)
 
     def raise_errors(self) -> CocoAnnotations:
         """Itself, where there is no fault.
@@ -167,6 +183,7 @@ def read_annotations(
         category_ids=category_ids,
         has_annotations=has_annotations,
         findings=findings,
+        listed_image_ids=image_ids.numbers[order],
     ).with_boxes(kept)
     coco = _without_categories(coco, excluded_categories)
     _note_root_categories(coco, categories.records)
@@ -199,13 +216,7 @@ def _without_categories(coco: CocoAnnotations, excluded: Sequence[str | int]) ->
         coco.findings.add(
             LEFT_OUT, "excluded categories", "category", f"excluded as asked, with {counted(number, 'box')}", names
         )
-    mine = coco.with_boxes(~chosen[coco.labels])
-    return replace(
-        mine,
-        categories=[c for c, out in zip(coco.categories, chosen, strict=True) if not out],
-        labels=(np.cumsum(~chosen) - 1)[mine.labels],
-        unknown_exclusions=tuple(unknown),
-    )
+    return replace(coco.with_categories(~chosen), unknown_exclusions=tuple(unknown))
 
 
 def _note_root_categories(coco: CocoAnnotations, records: Any) -> None:

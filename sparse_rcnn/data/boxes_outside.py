@@ -9,6 +9,8 @@ from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.data.box_formats import percent_note, wrong_format
 from sparse_rcnn.data.findings import ERROR, LEFT_OUT, NOTE
 
+OUTSIDE = "boxes outside"  # the kind of the finding, whose items are the ids of the annotations
+
 
 def without_boxes_outside(coco: CocoAnnotations) -> CocoAnnotations:
     """Annotations without the boxes that lie wholly outside of their image; images of unknown size keep all.
@@ -32,7 +34,7 @@ def without_boxes_outside(coco: CocoAnnotations) -> CocoAnnotations:
     if outside.any():
         coco.findings.add(
             LEFT_OUT,
-            "boxes outside",
+            OUTSIDE,
             "box",
             "wholly outside of the image left out of training and evaluation",
             coco.annotation_ids[outside].tolist(),

@@ -19,7 +19,7 @@ from sparse_rcnn.data.annotated_images import read_annotated_images
 from sparse_rcnn.data.annotations import CocoAnnotations
 from sparse_rcnn.data.findings import DataWarning
 from sparse_rcnn.data.image import read_image
-from sparse_rcnn.data.label_space import categories_in_order, match_categories
+from sparse_rcnn.data.label_space import categories_in_order, match_categories, without_foreign_roots
 from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS
 from sparse_rcnn.errors import DataError
 from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
@@ -119,7 +119,9 @@ class CocoDetection(Dataset[Sample]):
         return self._with(self.coco.with_images(kept))
 
     def in_label_space_of(self, categories: Sequence[Mapping[str, Any]], name: str) -> CocoDetection:
-        """The same data set with the labels of other categories, which hold all its own; ids stay its own.
+        """The same data set with the labels of other categories, among them all of its own that have boxes; ids stay.
+
+        A category without boxes that the others lack, such as the root that Roboflow writes, is left out.
 
         Args:
             categories: dictionaries of id and name, of a training set or a detector.
@@ -128,12 +130,13 @@ class CocoDetection(Dataset[Sample]):
         Raises:
             DataError: categories are not among the others, or cannot be told apart by name; names them.
         """
-        places = match_categories(self.categories, categories, (str(self.annotations_path), name))
+        coco = without_foreign_roots(self.coco, categories)
+        places = match_categories(coco.categories, categories, (str(self.annotations_path), name))
         if [(c["id"], c["name"]) for c in self.categories] == [(c["id"], c["name"]) for c in categories]:
             return self
-        categories = categories_in_order(categories, self.categories, places)
-        labels = np.asarray(places, dtype=np.int64)[self.coco.labels]
-        return self._with(replace(self.coco, categories=categories, labels=labels))
+        categories = categories_in_order(categories, coco.categories, places)
+        labels = np.asarray(places, dtype=np.int64)[coco.labels]
+        return self._with(replace(coco, categories=categories, labels=labels))
 
     def _with(self, coco: CocoAnnotations) -> CocoDetection:
         result = copy(self)

@@ -90,6 +90,17 @@ class Ids:
         exists = np.array([number is not None for number in found], dtype=np.bool_)
         return np.array([0 if number is None else number for number in found], dtype=np.int64), exists
 
+    def numbers_of(self, values: Sequence[Any]) -> NDArray[np.int64]:
+        """The numbers of ids as results spell them, -1 where an id is neither the file's nor a whole number.
+
+        A class that the file lacks has an id of its own in a data set that took its labels from another.
+        """
+        numbers, in_file = self.find(values)
+        keys = [
+            n if known else id_key(value) for n, known, value in zip(numbers.tolist(), in_file, values, strict=True)
+        ]
+        return np.array([key if isinstance(key, int) and key in _INT64 else -1 for key in keys], dtype=np.int64)
+
     def original(self, number: int) -> Any:
         """An id as the file spells it."""
         return self.originals.get(number, number)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +18,7 @@ from sparse_rcnn.errors import DataError
 from sparse_rcnn.pixel_range import AUTO, PixelRange
 
 NUM_THREADS = 8  # of reading: waiting for a disk or a network, and decoders that let other threads run
+NUM_WAITING = 32 * NUM_THREADS  # items given to the threads at a time
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 TAIL = 4096  # bytes: an end marker may be followed by a maker's notes
 T = TypeVar("T")
@@ -107,7 +110,9 @@ def read_ends(path: str | Path) -> FileEnds:
 def ends_whole(ends: FileEnds, format: str | None) -> bool:
     """Whether the file of a picture ends as its format asks for; False where that cannot be said."""
     if format == "JPEG":
-        return b"\xff\xd9" in ends.tail
+        _, marker, rest = ends.tail.rpartition(b"\xff\xd9")
+        # Tables or a scan after it: it ended a thumbnail.
+        return bool(marker) and b"\xff\xdb" not in rest and b"\xff\xda" not in rest
     if format == "PNG":
         return b"IEND" in ends.tail
     if format == "WEBP":
@@ -118,6 +123,15 @@ def ends_whole(ends: FileEnds, format: str | None) -> bool:
 
 
 def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results of a function in the order of the items, from threads."""
+    """Results of a function in the order of the items, from threads, which are never far ahead of the reader."""
+    remaining = iter(items)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        yield from pool.map(function, items)
+        waiting = deque(pool.submit(function, item) for item in islice(remaining, NUM_WAITING))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

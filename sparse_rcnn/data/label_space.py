@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from sparse_rcnn.data.annotations import CocoAnnotations
+from sparse_rcnn.data.findings import shortened
 from sparse_rcnn.errors import DataError
 
 
@@ -42,13 +46,24 @@ def match_categories(
         )
     unknown = [name for name in own if name not in other]
     absent = [name for name in other if name not in own]
-    shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    known = ", ".join(map(repr, absent[:5])) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    shown, known = (shortened([repr(name) for name in names]) for names in (unknown, absent))
     hint = f" (which has {known} in their place)" if absent else ""
     raise DataError(
         f"{names[0]} and {names[1]} have different categories: {shown} of the first "
         f"{'is' if len(unknown) == 1 else 'are'} not in the second{hint}"
     )
+
+
+def without_foreign_roots(coco: CocoAnnotations, reference: Sequence[Mapping[str, Any]]) -> CocoAnnotations:
+    """Annotations without the categories that have no boxes and whose names the reference lacks, as a root has none.
+
+    Where there are no boxes at all, nothing can be said of a category, and all stay.
+    """
+    if not len(coco.labels):
+        return coco
+    known = {plain_name(category["name"]) for category in reference}
+    is_known = np.array([plain_name(category["name"]) in known for category in coco.categories], np.bool_)
+    return coco.with_categories(is_known | (np.bincount(coco.labels, minlength=len(coco.categories)) > 0))
 
 
 def categories_in_order(

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
 from sparse_rcnn.data.boxes_outside import without_boxes_outside
-from sparse_rcnn.data.ids import id_key
 from sparse_rcnn.errors import DataError
 
 
@@ -87,10 +86,8 @@ class CocoGroundTruth:
 
     def category_indices_of(self, ids: Sequence[Any]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Places among ``category_ids`` of ids as the file or a results file spells them, and which ids exist."""
-        numbers, in_file = self._coco.category_ids.find(ids)
-        # A class that the file lacks has an id of its own in a data set that took its labels from another.
-        keys = [n if known else id_key(value) for n, known, value in zip(numbers.tolist(), in_file, ids, strict=True)]
-        indices = [self.category_index.get(key, -1) if isinstance(key, int) else -1 for key in keys]
+        numbers = self._coco.category_ids.numbers_of(ids)
+        indices = [self.category_index.get(number, -1) for number in numbers.tolist()]
         return np.array(indices, np.int64), np.array([index >= 0 for index in indices], np.bool_)
 
 

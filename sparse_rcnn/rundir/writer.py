@@ -84,7 +84,7 @@ class RunDirectory(Run):
             UserError: `runs_root` cannot be written; the directory holds something else or another identity.
         """
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", described.experiment):
-            raise UserError(f"experiment={described.experiment}: letters, digits and ._- only, it names a folder")
+            raise UserError(f"experiment_name={described.experiment}: letters, digits and ._- only, it names a folder")
         root = Path(runs_root)
         with _naming(f"runs_root={runs_root}"):
             root.mkdir(parents=True, exist_ok=True)

@@ -128,6 +128,7 @@ def test_a_category_to_exclude_that_is_not_there(command: TrainCommand, tmp_path
 def test_classes_that_only_one_split_has(command: TrainCommand, tmp_path: Path, data: Path) -> None:
     def add(content: Any) -> None:
         content["categories"].append({"id": 99, "name": "horse"})
+        content["annotations"][0]["category_id"] = 99
 
     training.edit_json(data / "instances_val.json", add)
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
@@ -135,7 +136,7 @@ def test_classes_that_only_one_split_has(command: TrainCommand, tmp_path: Path, 
         "'horse' of the first is not in the second; data.excluded_categories=[horse] leaves classes out"
     )
     advised = training.coco_overrides(data, tmp_path / "runs", "data.excluded_categories=[horse]")
-    with pytest.warns(UserWarning, match=r"1 category excluded as asked, with 0 boxes \(horse\)"):
+    with pytest.warns(UserWarning, match=r"1 category excluded as asked, with 1 box \(horse\)"):
         train_set, val_set = build_datasets(OmegaConf.to_container(training.composed(advised), resolve=True))
     assert train_set.class_names == val_set.class_names
     assert "horse" not in val_set.class_names
@@ -156,8 +157,7 @@ def test_missing_images(command: TrainCommand, tmp_path: Path, data: Path) -> No
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
     assert line == (
         f"{data / 'instances_train.json'}: 1 of 16 image files are missing in {data / 'train'}, the first is "
-        f"{record['file_name']} (image id {record['id']}); restore them, or give data.skip_unreadable=true to leave "
-        "such images out"
+        f"{record['file_name']} (image id {record['id']}); data.skip_unreadable=true leaves them out"
     )
     line = command.fails(training.coco_overrides(data, tmp_path / "runs", f"data.train.images={tmp_path / 'nowhere'}"))
     assert line == f"image folder {tmp_path / 'nowhere'} does not exist"
@@ -261,7 +261,7 @@ def test_pictures_that_cannot_be_read_are_left_out_by_name(tmp_path: Path, data:
     assert training.status(run)["state"] == "finished"
     record = json.loads((run / "data.json").read_text())["train"]
     assert record["num_images"] == len(records) - 2
-    assert record["left_out_image_ids"] == [first_id]
+    assert record["left_out_image_ids"] == [first_id, records[1]["id"]]
     left_out = {finding["kind"]: finding["items"] for finding in record["findings"]}
     assert left_out == {
         "missing files": [f"{records[1]['file_name']} (image id {records[1]['id']})"],

@@ -73,10 +73,11 @@ CONFIGURATION = {
     "criterion.giou_weight=-2": r"criterion.*: giou_\w+ must be a finite number of at least 0, got -2",
     "data.generator.image_size=0": r"data\.generator: image_size",
     "data.generator.num_train_images=0": r"data\.generator: num_train_images",
-    "experiment_name=a/b": r"experiment=a/b: letters, digits",
+    "experiment_name=a/b": r"experiment_name=a/b: letters, digits",
     # weights
     "weights.backbone=IMAGENET1K_V1": r"weights\.backbone: weights 'IMAGENET1K_V1': SmallNet has no pretrained weights",
     "weights.detector=/nowhere/model.safetensors": r"weights\.detector: there is no file /nowhere/model.safetensors",
+    "weights.detector=x weights.backbone=y": r"weights\.backbone and detector are both set; .* weights\.backbone=null$",
     # missing and unreadable
     "data=coco": r"data\.root: has no value; set it on the command line: data\.root=\.\.\.",
     "data=coco_format": r"data\.train\.annotations: has no value; .*data\.val\.images",
@@ -90,7 +91,7 @@ def test_a_mistake_in_the_configuration(command: TrainCommand, tmp_path: Path, o
     arguments = training.overrides(tmp_path / "runs", "train.num_micro_batches=2")
     if override.startswith(("data=", "backbone=")):
         arguments = [f"runs_root={tmp_path / 'runs'}"]
-    assert re.search("^" + CONFIGURATION[override], line := command.fails([*arguments, override])), line
+    assert re.search("^" + CONFIGURATION[override], line := command.fails([*arguments, *override.split()])), line
     assert contents(tmp_path) == set()
 
 

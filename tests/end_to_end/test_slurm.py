@@ -147,8 +147,9 @@ MANY = "experiment=stages_1,stages_2,stages_12,head_attention,head_none,proposal
 def test_six_rows_two_at_a_time_from_an_allocation_and_again_without_work(cluster: MiniSlurm, runs_root: Path) -> None:
     arguments = overrides(runs_root, MANY, "num_stages", "hydra.launcher.array_parallelism=2")
     arguments.remove("num_stages")
-    # The limits of this allocation are not those of the jobs, and the two kinds exclude each other.
-    process = sweep(cluster, arguments, inside=("srun", "--ntasks=1", "--mem-per-cpu=700", "--job-name=own"))
+    given = f"env > {runs_root.parent}/env_$SLURM_JOB_ID"
+    arguments.append(f"hydra.launcher.setup=['{given}']")
+    process = sweep(cluster, arguments, inside=("srun", "--ntasks=1", "--job-name=own"))
     most = 0
     while process.poll() is None:
         lines = cluster.call("squeue", "--noheader", "--array", "--states=running", "--format=%j").split()
@@ -160,6 +161,9 @@ def test_six_rows_two_at_a_time_from_an_allocation_and_again_without_work(cluste
     (file,) = runs_root.glob(".sweeps/*/jobs.json")
     arrays = [job.split("_")[0] for job in json.loads(file.read_text())["jobs"]]
     assert [arrays.count(array) for array in dict.fromkeys(arrays)] == [MAX_ARRAY_SIZE, 2]
+    environments = [path.read_text() for path in runs_root.parent.glob("env_*")]
+    assert len(environments) == 6
+    assert not [text for text in environments if "SLURM_STEP_NUM_TASKS=" in text], "of the step that the sweep runs in"
     assert out.count("finished") == 6
     assert most == 2
     submitted = len(cluster.call("squeue", "--noheader", "--array", "--states=all").splitlines())

@@ -121,3 +121,24 @@ def test_ctrl_c_saves_the_runs_of_a_local_sweep_which_then_goes_on(tmp_path: Pat
     code, out, err = sweep(tmp_path, *extra)
     assert code == 0, (out, err)
     assert len(list(tmp_path.glob("*/*/results.json"))) == 3
+
+
+@pytest.mark.slow
+def test_what_is_planned_of_a_primary_config_is_what_is_trained(tmp_path: Path) -> None:
+    folder = tmp_path / "conf ü (1)"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text(
+        "defaults: [train, _self_]\nseed: 5\nruns_root: ~/rüns, [1]\nhydra: {mode: MULTIRUN}\n"
+    )
+    own = arguments(tmp_path, "schedule.length=1", "schedule.num_warmup_steps=0", "runs_root=", "num_stages=")
+    own = [o for o in own if o not in ("runs_root=", "num_stages=")]
+    home = {"HOME": str(tmp_path), "COLUMNS": "200"}
+    words = ["num_stages=1,2", f"--config-dir={folder}", "--config-name=mine", *own]
+    code, out, err = training.finish(training.start(words, **home), 200)
+    assert code == 0, (out, err)
+    assert [line.count("finished") for line in out.splitlines() if "num_stages=" in line] == [1, 1]
+    runs = sorted((tmp_path / "rüns, [1]").glob("*/*/meta.json"))
+    assert {(json.loads(path.read_text())["seed"], json.loads(path.read_text())["config_name"]) for path in runs} == {
+        (5, "mine")
+    }
+    assert len(runs) == 2

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sparse_rcnn.array_pickle import read_array_pickle
+from sparse_rcnn.checkpoint_files import load_checkpoint
 from sparse_rcnn.errors import CheckpointError
 
 ARRAYS = {
@@ -59,10 +60,10 @@ def test_a_pickle_of_python_2(tmp_path: Path) -> None:
 
 
 class Calls:
-    """What its pickle calls."""
+    """What its pickle calls, and the state that the result is given."""
 
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.call = (function, arguments) if state is None else (function, arguments, state)
 
     def __reduce__(self) -> Any:
         return self.call
@@ -86,6 +87,38 @@ def test_nothing_but_numpy_is_called(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="encoding 'zlb'"):
         read_array_pickle(path)
     assert not marker.exists()
+
+
+FIELD = {"a": (np.dtype("O"), 0)}
+STATES = {
+    "fields of objects": ("V8", (3, "|", None, ("a",), FIELD, 8, 8, 0)),
+    "fields of objects in a number": ("f8", (3, "<", None, ("a",), FIELD, 8, 8, 0)),
+    "a number of objects": ("f8", (3, "<", (np.dtype("O"), (1,)), None, None, 8, 8, 0)),
+    "objects": ("O8", (3, "|", None, None, None, -1, -1, 0)),
+}
+
+
+@pytest.mark.parametrize("is_torch", [False, True])
+@pytest.mark.parametrize(("code", "state"), STATES.values(), ids=STATES)
+def test_bytes_never_become_addresses_of_objects(
+    tmp_path: Path, code: str, state: tuple[Any, ...], is_torch: bool
+) -> None:
+    """numpy's own types take such a state, and would follow the address 0x4141414141414141."""
+    dtype = Calls(np.dtype, code, False, True, state=state)
+    function, arguments = np.zeros(1).__reduce__()[:2]
+    array = Calls(function, *arguments, state=(1, (1,), dtype, False, b"A" * 8))
+    path = tmp_path / "R-50.pkl"
+    if is_torch:
+        torch.save({"meta": {"config": array}}, path)
+    else:
+        path.write_bytes(pickle.dumps({"meta": {"config": array}}))
+    if code == "f8":  # the type is that of its code, whatever the state says
+        loaded = load_checkpoint(path)["meta"]["config"]
+        assert loaded.dtype == np.float64
+        assert loaded.tobytes() == b"A" * 8
+    else:
+        with pytest.raises(CheckpointError, match=r"R-50\.pkl cannot be read as"):
+            load_checkpoint(path)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x02h\x05.", b"\x80\x02" + bytes(range(200)), b"\x80\x04\x95"])

@@ -34,7 +34,7 @@ def step(model: SparseRCNN, counts: tuple[int, ...] = (3, 2)) -> Losses:
     torch.manual_seed(5)  # of the dropout
     outputs = model(images, sizes)
     targets = random_targets(list(counts), sizes, num_classes)
-    return paper_criterion()(outputs, targets, sizes, max(sum(counts), 1))
+    return paper_criterion()(outputs, targets, sizes, (sum(counts),))
 
 
 def gradients(model: SparseRCNN) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ def test_every_trainable_parameter_of_every_stage_gets_a_gradient() -> None:
         model.proposals.boxes_cxcywh_norm[:4, 2:] = torch.tensor([0.2, 0.6, 1.2, 2.0])[:, None]
     images, sizes = images_of([(256, 256)])
     outputs = model(images, sizes)
-    paper_criterion()(outputs, random_targets([5], sizes, 4), sizes, 5.0).total.backward()
+    paper_criterion()(outputs, random_targets([5], sizes, 4), sizes, (5.0,)).total.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert (parameter.grad != 0).any(), name
@@ -137,7 +137,7 @@ def test_every_trainable_parameter_of_every_stage_gets_a_gradient() -> None:
 @pytest.mark.parametrize("stage", [0, 2])
 def test_every_part_of_the_loss_supervises_every_stage(part: str, stage: int) -> None:
     model = small_detector()
-    getattr(step(model), part)[stage].backward()
+    step(model)[part][stage].backward()
     tower = "cls_tower" if part == "loss_class" else "reg_tower"
     reached = {n.split(".")[1] for n, g in gradients(model).items() if f".{tower}." in n and (g != 0).any()}
     assert reached == {str(stage)}, "the tower of its own stage and no other"
@@ -212,7 +212,7 @@ def test_images_without_targets_and_more_targets_than_proposals(counts: tuple[in
     losses.total.backward()
     assert losses.total.isfinite()
     assert all(g.isfinite().all() for g in gradients(model).values())
-    assert (losses.loss_l1 > 0).all() == (sum(counts) > 0)
+    assert (losses["loss_l1"] > 0).all() == (sum(counts) > 0)
 
 
 def test_one_class_and_one_proposal() -> None:
@@ -279,7 +279,7 @@ def test_bfloat16_autocast_keeps_boxes_and_losses_in_float32(pooler: str) -> Non
     last = (outputs[-1].logits.float() - reference[-1].logits).abs().mean()
     assert first < 0.02
     assert last < 0.25
-    losses = paper_criterion()(outputs, random_targets([3, 2], sizes, 4), sizes, 5.0)
+    losses = paper_criterion()(outputs, random_targets([3, 2], sizes, 4), sizes, (5.0,))
     assert losses.stacked().dtype == torch.float32
     losses.total.backward()
     assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients(model).values())

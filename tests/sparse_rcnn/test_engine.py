@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparse_rcnn.ema import MovingAverage
-from sparse_rcnn.engine import normalizer
+from sparse_rcnn.engine import counts_of_step
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rng import seed_everything
@@ -49,11 +49,11 @@ def test_each_micro_batch_by_its_own_boxes_would_be_wrong() -> None:
     assert relative_difference(whole.gradients(), parts.gradients()) > 0.1
 
 
-def test_the_normalizer_averages_over_processes_and_is_at_least_one() -> None:
-    assert normalizer(12, 1) == 12
-    assert normalizer(12, 4) == 3
-    assert normalizer(3, 4) == 1
-    assert normalizer(0, 1) == 1
+def test_the_counts_of_a_step_are_those_of_its_micro_batches() -> None:
+    s = setup(num_micro_batches=2)
+    criterion = s.learner.criterion
+    assert counts_of_step(criterion, s.batches) == [sum(b.targets.num_boxes for b in s.batches)]
+    assert counts_of_step(criterion, []) == [0]  # the data could not be read; the other ranks hear of it
 
 
 def test_a_batch_without_boxes_trains_the_classes_and_reaches_every_parameter() -> None:
@@ -93,7 +93,7 @@ def test_bf16_computes_the_losses_in_float32() -> None:
     assert dtypes == [torch.bfloat16]  # the model did run in half precision
     exact = [StageOutput(output.logits.detach().float(), output.boxes_xyxy_abs.detach().float()) for output in outputs]
     (batch,) = half.batches
-    in_float32 = half.learner.criterion(exact, batch.targets, batch.image_sizes_hw, batch.targets.num_boxes)
+    in_float32 = half.learner.criterion(exact, batch.targets, batch.image_sizes_hw, (batch.targets.num_boxes,))
     assert torch.equal(losses, in_float32.stacked())  # to the last bit: no part of them was computed in half precision
     assert losses.dtype == torch.float32
     assert all(g.dtype == torch.float32 for g in half.gradients().values())

@@ -109,7 +109,7 @@ def result(request: pytest.FixtureRequest) -> Result:
     case = load(request.param)
     model = case.model.train()
     outputs = model(case.images, case.sizes)
-    losses = paper_criterion()(outputs, case.targets, case.sizes, case.normalizer)
+    losses = paper_criterion()(outputs, case.targets, case.sizes, (case.normalizer,))
     losses.total.backward()
     gradients = {
         str(released_name(name, case.architecture)): p.grad
@@ -146,9 +146,9 @@ def test_losses(result: Result) -> None:
     reference = result.case.reference
     num_stages = len(result.outputs)
     parts = {
-        "loss_ce": result.losses.loss_class,
-        "loss_bbox": result.losses.loss_l1,
-        "loss_giou": result.losses.loss_giou,
+        "loss_ce": result.losses["loss_class"],
+        "loss_bbox": result.losses["loss_l1"],
+        "loss_giou": result.losses["loss_giou"],
     }
     got = {
         name + ("" if s == num_stages - 1 else f"_{s}"): part[s].item()
@@ -276,7 +276,7 @@ def test_gather_pooler_in_the_whole_model(result: Result) -> None:
     try:
         with torch.no_grad():
             outputs = case.model(case.images, case.sizes)
-            losses = paper_criterion()(outputs, case.targets, case.sizes, case.normalizer)
+            losses = paper_criterion()(outputs, case.targets, case.sizes, (case.normalizer,))
     finally:
         case.model.roi_pooler = original
     for s, output in enumerate(outputs):
@@ -367,7 +367,7 @@ def test_six_optimizer_steps_with_the_papers_configuration(name: str) -> None:
         assert max(g["lr"] for g in groups) == pytest.approx(row["lr_head"], rel=1e-12)
         assert min(g["lr"] for g in groups) == pytest.approx(row["lr_min"], rel=1e-12)
         optimizer.zero_grad()
-        losses = criterion(model(case.images, case.sizes), case.targets, case.sizes, case.normalizer)
+        losses = criterion(model(case.images, case.sizes), case.targets, case.sizes, (case.normalizer,))
         losses.total.backward()
         # In float64: PyTorch's own float32 norm is off by 1e-4 here, as that of the reference when it clips.
         norm = gradient_norm(trained)

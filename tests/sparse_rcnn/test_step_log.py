@@ -8,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.matcher import NonFiniteError
-from sparse_rcnn.step_log import PARTS, StepLog, StepRecord
+from sparse_rcnn.step_log import StepLog, StepRecord
+from tests.support.detectors import paper_criterion
 from tests.support.engine import SETTINGS, WORLD, Recorder, setup
 
 
@@ -35,7 +37,7 @@ def test_what_is_logged_is_what_happened() -> None:
     (event,) = s.train(settings).events
     metrics = event[3]
     assert event[:3] == ("train", 1, 0.25)
-    for i, part in enumerate(PARTS):
+    for i, part in enumerate(SetCriterion.part_names):
         for stage in range(2):
             assert metrics[f"train/stage_{stage}/{part}"] == pytest.approx(float(losses[i, stage]), rel=1e-6)
         assert metrics[f"train/loss/{part}"] == pytest.approx(float(losses[i].sum()), rel=1e-6)
@@ -55,7 +57,7 @@ ONES = [[1.0, 1.0]] * 3  # of two stages
 
 def log_of(num_steps: int = 10, log_every: int = 2) -> tuple[StepLog, Recorder]:
     recorder = Recorder()
-    return StepLog(WORLD, [recorder], num_steps, num_steps_per_epoch=4, log_every=log_every), recorder
+    return StepLog(WORLD, [recorder], num_steps, 4, log_every, paper_criterion()), recorder
 
 
 def test_a_step_is_written_when_the_next_one_asks_for_it() -> None:

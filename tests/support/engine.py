@@ -14,7 +14,7 @@ from experiments.config.build import build_datasets, with_num_classes
 from experiments.config.validation import validate
 from experiments.run.training import build_training
 from sparse_rcnn.distributed import World
-from sparse_rcnn.engine import Learner, LoopSettings, normalizer, train_steps, training_step
+from sparse_rcnn.engine import Learner, LoopSettings, train_steps, training_step
 from sparse_rcnn.interrupt import StopRequest
 from sparse_rcnn.runlog import Writer
 from sparse_rcnn.step_log import StepLog
@@ -63,9 +63,9 @@ class Setup:
 
     def step(self, settings: LoopSettings = SETTINGS, num_boxes: float | None = None) -> Tensor:
         """Losses of one step; the gradients stay on the model."""
-        count = normalizer(sum(b.targets.num_boxes for b in self.batches), 1) if num_boxes is None else num_boxes
+        count = sum(b.targets.num_boxes for b in self.batches) if num_boxes is None else num_boxes
         self.learner.settings = settings
-        return training_step(self.learner, self.batches, count)
+        return training_step(self.learner, self.batches, (count,))
 
     def train(
         self,
@@ -75,7 +75,14 @@ class Setup:
         stop: StopRequest | None = None,
     ) -> Recorder:
         recorder, self.learner.settings = Recorder(), settings
-        log = StepLog(WORLD, [recorder], settings.num_steps, settings.num_steps_per_epoch, settings.log_every)
+        log = StepLog(
+            WORLD,
+            [recorder],
+            settings.num_steps,
+            settings.num_steps_per_epoch,
+            settings.log_every,
+            self.learner.criterion,
+        )
         chosen = range(settings.num_steps) if steps is None else steps
         train_steps(self.learner, batches or cycle(self.batches), chosen, log, stop or StopRequest())
         return recorder

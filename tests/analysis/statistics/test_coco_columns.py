@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from sparse_rcnn.rundir.reader import Run
 from tests.support.coco_numbers import random_coco
 from tests.support.compared_runs import Suite, make_compared_runs
 from tests.support.hand_boxes import coco_detections
+from tests.support.runs import edit_meta, write_json
 from tests.support.truths import truth_of
 
 
@@ -57,3 +60,52 @@ def test_detections_that_do_not_fit_are_refused() -> None:
         coco_detections(truth, [found[0] | {"category_id": 2}])
     with pytest.raises(UserError, match="no finite number"):
         coco_detections(truth, [found[0] | {"score": float("nan")}])
+
+
+def begun_with(run: Path, coco: dict[str, Any], num_images: int, found: list[dict[str, Any]], **record: Any) -> Run:
+    """A run of another annotation file, with the record of its validation set."""
+    content = json.dumps(coco).encode()
+    (run.parents[2] / "val.json").write_bytes(content)
+    val = {"fingerprint": hashlib.sha256(content).hexdigest(), "num_images": num_images, "annotations": "val.json"}
+    edit_meta(run, data={"val": val})
+    write_json(run / "detections.json", found)
+    if record:
+        write_json(run / "data.json", {"val": record})
+    return Run(run)
+
+
+def three_images(category_id: Any = 1) -> dict[str, Any]:
+    boxes = {1: [1, 1, 5, 5], 2: [2, 2, 5, 5], 3: [70, 1, 5, 5]}  # the last is outside
+    return {
+        "images": [{"id": i, "width": 40, "height": 60} for i in boxes],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": category_id, "bbox": box, "area": 25} for i, box in boxes.items()
+        ],
+        "categories": [{"id": category_id, "name": "cat"}],
+    }
+
+
+def test_the_images_and_boxes_are_those_of_the_record(suite: Suite) -> None:
+    outside = {"kind": "boxes outside", "items": [2]}  # of a picture that was turned, which the file does not say
+    run = begun_with(suite["good0"], three_images(), 2, [], left_out_image_ids=[1], findings=[outside])
+    truth = load_ground_truth(run)
+    assert truth.image_ids.tolist() == [2, 3]
+    assert truth.boxes_xywh_abs.tolist() == [[70, 1, 5, 5]]
+
+
+def test_a_run_from_before_the_record_was_evaluated_on_all_boxes(suite: Suite) -> None:
+    truth = load_ground_truth(begun_with(suite["good0"], three_images(), 3, []))
+    assert truth.boxes_xywh_abs[:, 0].tolist() == [1, 2, 70]
+
+
+def test_a_class_that_a_file_of_ids_as_text_lacks(suite: Suite) -> None:
+    """Its id is one of ours, and so no text."""
+    found = [{"image_id": i, "category_id": c, "bbox": [1, 1, 2, 2], "score": 0.5} for i, c in ((1, "5"), (2, 6))]
+    categories = [{"id": 6, "name": "dog"}, {"id": 5, "name": "cat"}]
+    run = begun_with(suite["good0"], three_images("5"), 3, found, categories=categories)
+    truth = load_ground_truth(run)
+    assert truth.class_names == ("cat", "dog")
+    assert load_detections(run, truth).category_indices.tolist() == [0, 1]
+    write_json(run.path / "detections.json", [found[0] | {"category_id": "7"}])
+    with pytest.raises(UserError, match="detections of category 7, which"):
+        load_detections(run, truth)

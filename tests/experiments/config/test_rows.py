@@ -82,7 +82,7 @@ def one_step(config: dict[str, Any], model: SparseRCNN, counts: list[int]) -> fl
     targets = random_targets(counts, sizes, NUM_CLASSES)
     outputs = model.train()(images, sizes)
     assert len(outputs) == model.num_stages
-    total = build_criterion(config)(outputs, targets, sizes, max(sum(counts), 1)).total
+    total = build_criterion(config)(outputs, targets, sizes, (sum(counts),)).total
     total.backward()
     return total.item()
 

@@ -108,21 +108,33 @@ def test_what_a_run_was_begun_without_stays_out(tmp_path: Path, world: World) ->
     with pytest.warns(DataWarning, match="1 picture left out"):
         sets = readable_pictures({"train": begun}, world)
     assert sets["train"].image_ids == [5, 70]
-    record = record_of({"train": begun}, sets)
+    record = record_of(sets)
     assert record["train"]["left_out_image_ids"] == [9]
     assert (record["train"]["num_images"], record["train"]["num_objects"]) == (2, 3)
     assert record["train"]["categories"] == [{"id": 7, "name": "apple"}, {"id": 44, "name": "zebra"}]
     assert [finding["level"] for finding in record["train"]["findings"]] == ["left out"]
 
     file.write_bytes(content)  # repaired: the run goes on as it was begun
-    again = dataset(tmp_path, small_set(), skip_unreadable=True)
+    again = dataset_of_files(tmp_path, skip_unreadable=True)
     assert as_recorded({"train": again}, record)["train"].image_ids == [5, 70]
     assert as_recorded({"train": again}, {})["train"].image_ids == [5, 9, 70]  # a run of before the record
 
+    file.unlink()  # one that is missing is as one that is broken
+    with pytest.warns(DataWarning, match="1 image left out"):
+        without = dataset_of_files(tmp_path, skip_unreadable=True)
+    assert record_of({"train": without})["train"]["left_out_image_ids"] == [9]
+    assert as_recorded({"train": without}, record)["train"].image_ids == [5, 70]
+    begun_with_all = record_of({"train": begun})
+    with pytest.raises(DataError, match=r"1 picture that the run was begun with cannot .* image id 9; restore it"):
+        as_recorded({"train": without}, begun_with_all)
+    assert as_recorded({"train": without}, {})["train"].image_ids == [5, 70]
+
     file.write_bytes(content[:100])
     with pytest.raises(DataError, match="skip_unreadable=True to leave such pictures out"):
-        readable_pictures({"train": dataset_without_skipping(tmp_path)}, world)
+        readable_pictures({"train": dataset_of_files(tmp_path, skip_unreadable=False)}, world)
 
 
-def dataset_without_skipping(folder: Path) -> CocoDetection:
-    return CocoDetection(write_annotations(folder, small_set()), folder / "images", AS_IS, False, 0)
+def dataset_of_files(folder: Path, skip_unreadable: bool) -> CocoDetection:
+    """The small set with the pictures that are there."""
+    annotations = write_annotations(folder, small_set())
+    return CocoDetection(annotations, folder / "images", AS_IS, False, 0, skip_unreadable=skip_unreadable)

@@ -84,7 +84,7 @@ def launch(records: Path, num_jobs: int | None, cores_per_job: int = 1, device: 
 
 def test_each_job_is_the_train_command_with_what_it_needs_of_the_sweeps(records: Path) -> None:
     of_sweep = ["-m", "experiments.train", "--config-path", "/conf", "--config-dir", "/mine"]
-    of_sweep += ["--config-name", "own", "hydra.job.name=x"]
+    of_sweep += ["--config-name", "own", "hydra.mode=RUN", "hydra.job.name=x"]
     assert [job.arguments for job in launch(records, 2)] == [[*of_sweep, f"seed={seed}"] for seed in range(4)]
 
 

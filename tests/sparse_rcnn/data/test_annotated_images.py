@@ -123,7 +123,7 @@ def test_one_file_of_several_images_deserves_a_word(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "advice"), [([5], "; restore them, or give skip_unreadable=True to"), ([], ".png (image id 5)")]
+    ("left", "advice"), [([5], "; skip_unreadable=True leaves them out"), ([], ".png (image id 5)")]
 )
 def test_missing_files_may_be_left_out_unless_all_are(tmp_path, left, advice):
     content = small_set()
@@ -186,6 +186,20 @@ def test_labels_of_another_data_set(tmp_path):
     assert mapped.category_ids == [44, 2, 7]
     assert [mapped.ground_truth(i)[1].tolist() for i in range(3)] == [[2], [], [0, 2]]
     assert [data.ground_truth(i)[1].tolist() for i in range(3)] == [[0], [], [1, 0]]
+
+
+def test_a_category_without_boxes_that_the_labels_lack_is_left_out(tmp_path):
+    """Roboflow's root in every split, while the training left it out."""
+    content = small_set()
+    content["categories"].insert(0, {"id": 0, "name": "fruit-and-animals"})
+    data = dataset(tmp_path, content)
+    labels = [{"id": 7, "name": "apple"}, {"id": 44, "name": "zebra"}]
+    mapped = data.in_label_space_of(labels, "train.json")
+    assert mapped.categories == labels
+    assert [mapped.ground_truth(i)[1].tolist() for i in range(3)] == [[0], [], [1, 0]]
+    content["annotations"] = []  # of a test set nothing can be said: its classes may be others
+    with pytest.raises(DataError, match="'fruit-and-animals' of the first is not in the second"):
+        dataset(tmp_path, content).in_label_space_of(labels, "train.json")
 
 
 def test_an_unreadable_picture_gets_an_empty_stand_in(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sparse_rcnn.data.image_headers import ends_whole, read_ends, read_header
+from sparse_rcnn.data.image_headers import ends_whole, in_threads, read_ends, read_header
 from sparse_rcnn.data.picture_check import decode_all, find_problems, in_both
 from sparse_rcnn.pixel_range import AUTO
 from tests.support.coco_files import dataset, small_set
@@ -37,6 +37,28 @@ def test_a_file_cut_off_is_found_in_every_format(tmp_path, format, whole):
         problem = read_header(path, whole).problem
         assert problem is not None
         assert "cannot be read as an image" in problem
+
+
+def test_the_end_of_a_thumbnail_is_not_that_of_the_picture(tmp_path):
+    path, buffer = tmp_path / "photo.jpg", io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    # A directory of no entries, and after it what a camera puts there.
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + encoded("JPEG")
+    Image.fromarray(pixels).save(buffer, format="JPEG", exif=exif)
+    content = buffer.getvalue()
+    path.write_bytes(content)
+    assert ends_whole(read_ends(path), "JPEG")
+    path.write_bytes(content[: content.index(b"\xff\xd9") + 1000])
+    assert "truncated" in str(read_header(path).problem)
+
+
+def test_threads_are_never_far_ahead_of_their_reader():
+    started = []
+    results = in_threads(lambda i: started.append(i) or i, range(100_000))
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    results.close()
+    assert len(started) < 1000
+    assert list(in_threads(str, range(1000))) == list(map(str, range(1000)))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])

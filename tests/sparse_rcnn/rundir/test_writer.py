@@ -174,7 +174,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("experiment", ["", "a/b", "..", ".hidden", "a b"])
 def test_an_experiment_that_is_no_folder_name_is_refused(tmp_path: Path, experiment: str) -> None:
-    with pytest.raises(UserError, match=f"experiment={experiment}: letters"):
+    with pytest.raises(UserError, match=f"experiment_name={experiment}: letters"):
         open_run(tmp_path, experiment=experiment)
     assert names(tmp_path) == []
 

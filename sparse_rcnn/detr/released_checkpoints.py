@@ -1,0 +1,143 @@
+"""Checkpoints of the authors' DETR: the architecture that they hold, and their classes for ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_rcnn.architecture import build
+from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
+from sparse_rcnn.detr.released_names import RELEASED_BACKBONE, our_name, released_to_ours
+from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.state_dicts import misfits
+
+# Softmax gives such a class exactly 0 in float32, and the number exists in float16.
+_NEVER = -1e4
+
+
+def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str, Any]:
+    """The ``model`` description of a released state dict (the entry ``model`` of the files).
+
+    Depth, queries, classes, layers, widths and norms are read off; what leaves no trace in the tensors is as in the
+    paper: 8 attention heads, ReLU, sine encoding, the stride on the 3x3, res2 frozen; no dropout.
+
+    Args:
+        state: tensors by released names.
+        dilation: whether it is a DC5 model, whose tensors are the same.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing or of an impossible shape.
+    """
+    num_queries, hidden_dim = _shape(state, "query_embed.weight", 2)
+    num_logits, _ = _shape(state, "class_embed.weight", 2)
+    dim_feedforward, _ = _shape(state, "transformer.decoder.layers.0.linear1.weight", 2)
+    return {
+        "_target_": "sparse_rcnn.detr.detector.DETR",
+        "num_classes": num_logits - 1,
+        "num_queries": num_queries,
+        "with_position": True,
+        "pixel_mean": PIXEL_MEAN,
+        "pixel_std": PIXEL_STD,
+        "backbone": {
+            "_target_": "sparse_rcnn.detr.backbone.LastMapBackbone",
+            "dilation": dilation,
+            "bottom_up": {
+                "_target_": "sparse_rcnn.backbone.ResNet",
+                "depth": _depth(state),
+                "stride_in_1x1": False,
+                "num_frozen_stages": 2,
+            },
+        },
+        "position_encoding": {
+            "_target_": "sparse_rcnn.detr.sine_encoding.MaskSineEncoding",
+            "hidden_dim": hidden_dim,
+            "temperature": 10000.0,
+        },
+        "transformer": {
+            "_target_": "sparse_rcnn.detr.transformer.Transformer",
+            "hidden_dim": hidden_dim,
+            "num_heads": 8,
+            "num_encoder_layers": _num_layers(state, "encoder"),
+            "num_decoder_layers": _num_layers(state, "decoder"),
+            "dim_feedforward": dim_feedforward,
+            "dropout": 0.0,
+            "activation": "relu",
+            "norm_first": "transformer.encoder.norm.weight" in state,
+        },
+    }
+
+
+def from_released(state: Mapping[str, Tensor], dilation: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A released state dict by our names, and the architecture that it holds.
+
+    Args: as ``infer_architecture``.
+
+    Raises:
+        CheckpointError: names the first tensors that are missing, surplus or of another shape.
+    """
+    architecture = infer_architecture(state, dilation)
+    with torch.device("meta"):
+        wanted = build(architecture).state_dict()
+    problems = misfits(wanted, {our_name(name): tensor for name, tensor in state.items()})
+    if problems:
+        raise CheckpointError(f"not a released DETR checkpoint: {problems}")
+    return released_to_ours(state), architecture
+
+
+def keep_classes(state: Mapping[str, Tensor], classes: Sequence[int]) -> dict[str, Tensor]:
+    """A state dict whose class k is class ``classes[k]`` of the given one; 'no object' stays the last.
+
+    The released models have a logit for every category id from 0 to 90, of which 80 are categories of COCO. The logits
+    that remain are the same; their softmax loses what the model gave to ids that do not exist.
+    """
+    rows = torch.tensor([*classes, len(state["class_embed.bias"]) - 1])
+    return {n: t[rows] if n.startswith("class_embed.") else t for n, t in state.items()}
+
+
+def spread_classes(state: Mapping[str, Tensor], classes: Sequence[int], num_classes: int) -> dict[str, Tensor]:
+    """The way back: class k becomes class ``classes[k]`` of ``num_classes``, and the others never occur."""
+    spread = dict(state)
+    rows = torch.tensor([*classes, num_classes])
+    for name, filler in (("class_embed.weight", 0.0), ("class_embed.bias", _NEVER)):
+        tensor = state[name]
+        spread[name] = tensor.new_full((num_classes + 1, *tensor.shape[1:]), filler)
+        spread[name][rows] = tensor
+    return spread
+
+
+def _shape(state: Mapping[str, Tensor], name: str, num_dims: int) -> tuple[int, ...]:
+    if name not in state:
+        raise CheckpointError(f"not a released DETR checkpoint: tensor {name} is missing")
+    shape = tuple(state[name].shape)
+    if len(shape) != num_dims:
+        raise CheckpointError(
+            f"not a released DETR checkpoint: tensor {name} has shape {shape}, {num_dims} dimensions expected"
+        )
+    return shape
+
+
+def _depth(state: Mapping[str, Tensor]) -> int:
+    blocks = _indices(state, rf"{re.escape(RELEASED_BACKBONE)}layer3\.(\d+)\.")
+    bottleneck = f"{RELEASED_BACKBONE}layer3.0.conv3.weight" in state
+    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}.get((bottleneck, len(blocks)))
+    if depth is None:
+        raise CheckpointError(
+            f"the backbone is not a ResNet-18, 34, 50 or 101: layer3 has {len(blocks)} "
+            f"{'bottleneck' if bottleneck else 'basic'} blocks (tensors {RELEASED_BACKBONE}layer3.*)"
+        )
+    return depth
+
+
+def _num_layers(state: Mapping[str, Tensor], stack: str) -> int:
+    layers = _indices(state, rf"transformer\.{stack}\.layers\.(\d+)\.")
+    if layers != set(range(len(layers))):
+        raise CheckpointError(f"not a released DETR checkpoint: its {stack} has the layers {sorted(layers)}")
+    return len(layers)
+
+
+def _indices(state: Mapping[str, Tensor], pattern: str) -> set[int]:
+    return {int(found[1]) for name in state if (found := re.match(pattern, name))}
