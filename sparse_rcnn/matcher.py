@@ -58,12 +58,7 @@ class HungarianMatcher:
         """Costs (S, N, P, M) of logits (S, N, P, K) and boxes (S, N, P, 4); padded targets cost anything."""
         num_stages, num_images, num_proposals, _ = logits.shape
         num_targets = targets.labels.shape[1]
-        p = logits.float().sigmoid()
-        alpha, gamma = self.focal_alpha, self.focal_gamma
-        negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
-        positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
-        labels = targets.labels[None, :, None, :].expand(num_stages, -1, num_proposals, -1)
-        class_cost = (positive - negative).gather(3, labels)
+        class_cost = focal_class_cost(logits, targets.labels, self.focal_alpha, self.focal_gamma)
 
         scale = whwh(image_sizes_hw)[:, None]
         boxes = boxes_xyxy_abs.float()
@@ -128,6 +123,16 @@ def check_focal(focal_alpha: float, focal_gamma: float) -> None:
     check_not_negative(focal_gamma=focal_gamma)
     if not 0 <= focal_alpha <= 1:
         raise ValueError(f"focal_alpha must be between 0 and 1, got {focal_alpha}")
+
+
+def focal_class_cost(logits: Tensor, labels: Tensor, focal_alpha: float, focal_gamma: float) -> Tensor:
+    """The class cost (S, N, P, M) of logits (S, N, P, K) and labels (N, M), in float32 (semantics.md#matching)."""
+    p = logits.float().sigmoid()
+    alpha, gamma = focal_alpha, focal_gamma
+    negative = (1 - alpha) * p**gamma * -(1 - p + 1e-8).log()
+    positive = alpha * (1 - p) ** gamma * -(p + 1e-8).log()
+    index = labels[None, :, None, :].expand(logits.shape[0], -1, logits.shape[2], -1)
+    return (positive - negative).gather(3, index)
 
 
 def _blame(logits: Tensor, boxes_xyxy_abs: Tensor, stage: int, image: int) -> str:

@@ -87,12 +87,12 @@ def _located(coco: CocoAnnotations, folder: Path, skip: bool) -> CocoAnnotations
         if skip and not missing.all():
             coco.findings.add(LEFT_OUT, "missing files", "image", f"left out: no such file in {folder}", names)
             return coco.with_images(~missing)
-        advice = "" if missing.all() else "; skip_unreadable=True leaves them out"
+        advice = "; restore them, or give skip_unreadable=True to leave such images out"
         coco.findings.say(
             ERROR,
             "missing files",
-            f"{len(names)} of {len(missing)} image files are missing in {folder}, the first is {names[0]}{found.hint}"
-            f"{advice}",
+            f"{len(names)} of {len(missing)} image files are missing in {folder}, the first is {names[0]}"
+            f"{found.hint or ('' if missing.all() else advice)}",
             names,
         )
     return coco.with_images(~missing & np.array([bool(name) for name in coco.file_names], np.bool_))

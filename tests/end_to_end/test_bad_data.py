@@ -157,7 +157,8 @@ def test_missing_images(command: TrainCommand, tmp_path: Path, data: Path) -> No
     line = command.fails(training.coco_overrides(data, tmp_path / "runs"))
     assert line == (
         f"{data / 'instances_train.json'}: 1 of 16 image files are missing in {data / 'train'}, the first is "
-        f"{record['file_name']} (image id {record['id']}); data.skip_unreadable=true leaves them out"
+        f"{record['file_name']} (image id {record['id']}); restore them, or give data.skip_unreadable=true to leave "
+        "such images out"
     )
     line = command.fails(training.coco_overrides(data, tmp_path / "runs", f"data.train.images={tmp_path / 'nowhere'}"))
     assert line == f"image folder {tmp_path / 'nowhere'} does not exist"

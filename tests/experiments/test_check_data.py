@@ -79,7 +79,7 @@ def test_everything_is_found_at_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     expected = [
         f"train: {name}: 8 images, ",
         f"  error     {name}: 1 of 9 image files are missing in {images}, the first is 7.png (image id 7); "
-        "data.skip_unreadable=true leaves them out",
+        "restore them, or give data.skip_unreadable=true to leave such images out",
         f"  error     {images}/5.png (image id 5) cannot be read as an image: ",
         f"  left out  {name}: 1 box of zero or negative size left out (annotation ids: 22)",
         f"  left out  {name}: 1 box wholly outside of the image left out of training and evaluation (annotation",

@@ -123,7 +123,7 @@ def test_one_file_of_several_images_deserves_a_word(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "advice"), [([5], "; skip_unreadable=True leaves them out"), ([], ".png (image id 5)")]
+    ("left", "advice"), [([5], "; restore them, or give skip_unreadable=True to"), ([], ".png (image id 5)")]
 )
 def test_missing_files_may_be_left_out_unless_all_are(tmp_path, left, advice):
     content = small_set()
