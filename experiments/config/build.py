@@ -19,7 +19,7 @@ from experiments.config.weights import check_weights, load_weights
 from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import DataWarning, shortened
-from sparse_rcnn.data.label_space import plain_name
+from sparse_rcnn.data.label_space import plain_name, without_foreign_roots
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import DataError, UserError
@@ -120,13 +120,13 @@ def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
     for dataset, purpose in ((train, "learn from"), (val, "score")):
         if not dataset.coco.num_objects.any():
             raise no_boxes(dataset.coco, purpose)
+    own = without_foreign_roots(val.coco, train.categories)
     try:
-        matched = val.in_label_space_of(train.categories, str(train.annotations_path))
+        val = val.in_label_space_of(train.categories, str(train.annotations_path))
     except DataError as error:
-        raise UserError(f"{error}{advice_to_exclude(val.coco, train.coco)}") from error
-    if (renumbered := numbered_otherwise(val.coco, train.coco)) is not None:
+        raise UserError(f"{error}{advice_to_exclude(own, train.coco)}") from error
+    if (renumbered := numbered_otherwise(own, train.coco)) is not None:
         warnings.warn(renumbered, DataWarning, stacklevel=2)
-    val = matched
     if data["num_classes"] not in (None, train.num_classes):
         raise UserError(
             f"data.num_classes is {data['num_classes']}, {data['train']['annotations']} has {train.num_classes} "

@@ -145,13 +145,13 @@ def _compared(train: SplitReport, val: SplitReport) -> list[Finding]:
     assert train.coco is not None
     assert val.coco is not None
     both = Findings(val.coco.source)
+    own = without_foreign_roots(val.coco, train.coco.categories)
     try:
-        foreign = without_foreign_roots(val.coco, train.coco.categories)
-        match_categories(foreign.categories, train.coco.categories, (val.coco.source, train.coco.source))
-        if (renumbered := numbered_otherwise(foreign, train.coco)) is not None:
+        match_categories(own.categories, train.coco.categories, (val.coco.source, train.coco.source))
+        if (renumbered := numbered_otherwise(own, train.coco)) is not None:
             both.put(REPAIRED, "class ids", renumbered)
     except DataError as error:
-        both.put(ERROR, "classes", f"{error}{advice_to_exclude(val.coco, train.coco)}")
+        both.put(ERROR, "classes", f"{error}{advice_to_exclude(own, train.coco)}")
     if (unknown := unknown_exclusion(train.coco, val.coco)) is not None:
         both.put(ERROR, "excluded categories", unknown)
     if train.coco.source != val.coco.source and (pairs := in_both(train.files, val.files)):

@@ -79,7 +79,7 @@ def find_files(folder: Path, file_names: Sequence[str]) -> FoundFiles:
         first = missing.index(True)
         shared = found.get(first)
         absent = [name for name, gone in zip(file_names, missing, strict=True) if gone]
-        hint = f"; several records lead to {shared[0]}" if shared else listing.hint(absent)
+        hint = f"; several records lead to {shared[0]}" if shared else listing.hint(absent, all(missing))
     return FoundFiles(names, missing, dict(renamed), hint)
 
 
@@ -126,10 +126,11 @@ class _Listing:
             self._forms[key] = dict(table)
         return self._forms[key]
 
-    def hint(self, names: Sequence[str]) -> str:
+    def hint(self, names: Sequence[str], is_all: bool) -> str:
         """Where missing files may be: in a folder below this one or beside it, or with another suffix.
 
-        Of several folders that have a file of the first name, the one with most of the others is meant.
+        Of several folders that have a file of the first name, the one with most of the others is meant. Where only some
+        files are missing, this is the right folder, and one beside it may have another picture of the same name.
         """
         name = names[0]
         last = _parts_of_url(name)[-1]
@@ -143,13 +144,16 @@ class _Listing:
                 other_suffix = os.path.relpath(os.path.join(parent, file), self.folder)
             if count > MAX_LISTED_FILES:
                 break
+        if found and not is_all:
+            return f"; there is {os.path.relpath(os.path.join(found[0], last), self.folder)}"
         if found:
             return self._hint_below(found, name, {_parts_of_url(each)[-1] for each in names[:MAX_COMPARED]})
         here = self.folder.absolute()
         beside = [here.parent / other for other in sorted(list_folder(str(here.parent)))[:MAX_PLACES]]
-        for folder in [*list(here.parents)[:2], *beside]:
-            if (folder / name).is_file():
-                return f"; it is in {folder}: give that folder"
+        near = [folder for folder in (*list(here.parents)[:2], *beside) if is_all and (folder / name).is_file()]
+        if near:
+            best = max(near, key=lambda folder: sum((folder / each).is_file() for each in names[:MAX_PLACES]))
+            return f"; it is in {best}: give that folder"
         return f"; there is {other_suffix}: correct the file names of the records" if other_suffix else ""
 
     def _hint_below(self, parents: Sequence[str], name: str, wanted: set[str]) -> str:

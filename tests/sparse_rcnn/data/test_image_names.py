@@ -99,6 +99,13 @@ def test_of_several_folders_the_one_with_most_of_the_files_is_named(
     assert find_files(images, ["1.jpg", "2.jpg"]).hint.endswith(hint.format(images=images))
 
 
+def test_where_only_some_files_are_missing_the_folder_is_the_right_one(tmp_path: Path) -> None:
+    images = folder(tmp_path, "1.jpg", "../val/2.jpg")
+    assert find_files(images, ["1.jpg", "2.jpg"]).hint == ""
+    folder(tmp_path, "sub/2.jpg")
+    assert find_files(images, ["1.jpg", "2.jpg"]).hint == "; there is sub/2.jpg"
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image folder .*nowhere does not exist"):
         find_files(tmp_path / "nowhere", ["a.jpg"])
