@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 from sparse_rcnn.boxes import generalized_iou, whwh
 from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.matcher import HungarianMatcher, Matches, check_focal, check_not_negative
-from sparse_rcnn.structures import StageOutput, Targets
+from sparse_rcnn.structures import Targets
 
 
 class SetCriterion(Criterion):
@@ -46,7 +47,7 @@ class SetCriterion(Criterion):
         """The number of boxes, by which all sums are divided (semantics.md#losses)."""
         return (targets.num_boxes,)
 
-    def forward(self, output: Sequence[StageOutput], targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
+    def forward(self, output: Sequence[Any], targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
         """Match and compare.
 
         Args:
@@ -58,7 +59,7 @@ class SetCriterion(Criterion):
         num_boxes = max(share[0], 1.0)
         # Under autocast too, matching and losses are float32.
         logits = torch.stack([o.logits for o in output]).float()
-        boxes = torch.stack([o.boxes_xyxy_abs for o in output]).float()
+        boxes = self._stacked_boxes(output).float()
         with torch.autocast(logits.device.type, enabled=False):
             matches = self.matcher(logits, boxes, targets, image_sizes_hw)
             loss_class = self._class_loss(logits, targets, matches)
@@ -71,19 +72,20 @@ class SetCriterion(Criterion):
             }
         )
 
+    def _stacked_boxes(self, output: Sequence[Any]) -> Tensor:
+        return torch.stack([o.boxes_xyxy_abs for o in output])
+
     def _class_loss(self, logits: Tensor, targets: Targets, m: Matches) -> Tensor:
         one_hot = torch.zeros_like(logits)
         one_hot[m.stage, m.image, m.proposal, targets.labels[m.image, m.target]] = 1
         loss = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma, reduction="none")
         return loss.flatten(1).sum(1)
 
-    def _box_losses(
-        self, boxes_xyxy_abs: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches
-    ) -> tuple[Tensor, Tensor]:
-        predicted = boxes_xyxy_abs[m.stage, m.image, m.proposal]
+    def _box_losses(self, boxes: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches) -> tuple[Tensor, Tensor]:
+        predicted = boxes[m.stage, m.image, m.proposal]
         wanted = targets.boxes_xyxy_abs[m.image, m.target]
         scale = whwh(image_sizes_hw)[m.image]
         l1 = (predicted / scale - wanted / scale).abs().sum(-1)
         giou = 1 - generalized_iou(predicted, wanted)
-        zeros = boxes_xyxy_abs.new_zeros(len(boxes_xyxy_abs))
+        zeros = boxes.new_zeros(len(boxes))
         return zeros.index_add(0, m.stage, l1), zeros.index_add(0, m.stage, giou)

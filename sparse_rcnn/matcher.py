@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,8 @@ class HungarianMatcher:
     (-GIoU), in float32. With more targets than proposals the surplus targets stay unmatched (semantics.md#matching).
     """
 
+    box_name = "boxes_xyxy_abs"  # of the boxes that it compares, for messages
+
     def __init__(
         self, class_cost: float, l1_cost: float, giou_cost: float, focal_alpha: float, focal_gamma: float
     ) -> None:
@@ -54,14 +56,14 @@ class HungarianMatcher:
         self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
 
     @torch.no_grad()
-    def cost(self, logits: Tensor, boxes_xyxy_abs: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Tensor:
+    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Tensor:
         """Costs (S, N, P, M) of logits (S, N, P, K) and boxes (S, N, P, 4); padded targets cost anything."""
         num_stages, num_images, num_proposals, _ = logits.shape
         num_targets = targets.labels.shape[1]
         class_cost = focal_class_cost(logits, targets.labels, self.focal_alpha, self.focal_gamma)
 
         scale = whwh(image_sizes_hw)[:, None]
-        boxes = boxes_xyxy_abs.float()
+        boxes = boxes.float()
         target_boxes = targets.boxes_xyxy_abs[None].expand(num_stages, -1, -1, -1)
         # cdist keeps (S, N, P, M, 4) differences out of memory: gigabytes at 12 stages and 500 proposals.
         l1_cost = torch.cdist((boxes / scale).flatten(0, 1), (target_boxes / scale).flatten(0, 1), p=1).view(
@@ -71,7 +73,7 @@ class HungarianMatcher:
         return self.class_cost * class_cost + self.l1_cost * l1_cost - self.giou_cost * giou
 
     @torch.no_grad()
-    def __call__(self, logits: Tensor, boxes_xyxy_abs: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Matches:
+    def __call__(self, logits: Tensor, boxes: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Matches:
         """Match logits (S, N, P, K) and boxes (S, N, P, 4) of all stages with the targets of N images.
 
         Raises:
@@ -80,10 +82,9 @@ class HungarianMatcher:
         device = logits.device
         if targets.num_boxes == 0:
             return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=device))
-        cost = self.cost(logits, boxes_xyxy_abs, targets, image_sizes_hw)
-        return assign_least_cost(
-            cost, targets.num_per_image, lambda s, n: _blame(logits[s, n], boxes_xyxy_abs[s, n], s, n)
-        )
+        named = {"logits": logits, self.box_name: boxes}
+        cost = self.cost(logits, boxes, targets, image_sizes_hw)
+        return assign_least_cost(cost, targets.num_per_image, lambda s, n: blame(named, f"stage {s}", s, n))
 
 
 def assign_least_cost(cost: Tensor, num_per_image: Sequence[int], blame: Callable[[int, int], str]) -> Matches:
@@ -135,8 +136,9 @@ def focal_class_cost(logits: Tensor, labels: Tensor, focal_alpha: float, focal_g
     return (positive - negative).gather(3, index)
 
 
-def _blame(logits: Tensor, boxes_xyxy_abs: Tensor, stage: int, image: int) -> str:
-    for name, tensor in (("logits", logits), ("boxes_xyxy_abs", boxes_xyxy_abs)):
-        if not tensor.isfinite().all():
-            return f"stage {stage}: {name} of image {image} of the batch hold NaN or infinity"
-    return f"stage {stage}: boxes_xyxy_abs of image {image} of the batch overflow the matching cost"
+def blame(tensors: Mapping[str, Tensor], where: str, stage: int, image: int) -> str:
+    """The message for a matching cost that is not finite: which of the tensors (S, N, ...) is, or else the last."""
+    for name, tensor in tensors.items():
+        if not tensor[stage, image].isfinite().all():
+            return f"{where}: {name} of image {image} of the batch hold NaN or infinity"
+    return f"{where}: {name} of image {image} of the batch overflow the matching cost"

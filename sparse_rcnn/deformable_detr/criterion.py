@@ -1,4 +1,4 @@
-"""The set-prediction loss of Deformable DETR: focal loss, L1 and GIoU, after every decoder layer."""
+"""The set-prediction loss of Deformable DETR: Sparse R-CNN's, with boxes as centre and size."""
 
 from __future__ import annotations
 
@@ -6,90 +6,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
-from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
-from sparse_rcnn.criterion import Criterion, Losses, Share
-from sparse_rcnn.deformable_detr.matcher import FocalQueryMatcher, normalized_targets
-from sparse_rcnn.deformable_detr.output import DecodedQueries
-from sparse_rcnn.matcher import Matches, check_focal, check_not_negative
+from sparse_rcnn.losses import SetCriterion
+from sparse_rcnn.matcher import Matches
+from sparse_rcnn.query_boxes import QueryBoxes, query_box_losses
 from sparse_rcnn.structures import Targets
 
 
-class DeformableDETRCriterion(Criterion):
+class DeformableDETRCriterion(SetCriterion):
     """Losses of all decoder layers against one-to-one matched ground truth; every layer is matched on its own.
 
-    Args:
-        matcher: assigns queries to targets.
-        class_weight, l1_weight, giou_weight: 2, 5, 2.
-        focal_alpha, focal_gamma: 0.25, 2.
+    It is Sparse R-CNN's for the output of L layers, logits (N, Q, K) and boxes (N, Q, 4) as `QueryBoxes`, with a
+    `FocalQueryMatcher`.
     """
 
-    part_names = ("loss_class", "loss_l1", "loss_giou")
-    has_stages = True
+    def _stacked_boxes(self, output: Sequence[QueryBoxes]) -> Tensor:
+        return torch.stack([o.boxes_cxcywh_norm for o in output])
 
-    def __init__(
-        self,
-        matcher: FocalQueryMatcher,
-        class_weight: float,
-        l1_weight: float,
-        giou_weight: float,
-        focal_alpha: float,
-        focal_gamma: float,
-    ) -> None:
-        super().__init__()
-        check_not_negative(class_weight=class_weight, l1_weight=l1_weight, giou_weight=giou_weight)
-        check_focal(focal_alpha, focal_gamma)
-        self.matcher = matcher
-        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
-        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
-
-    def counts(self, targets: Targets) -> tuple[float, ...]:
-        """The number of boxes, by which all sums are divided."""
-        return (targets.num_boxes,)
-
-    def forward(
-        self, output: Sequence[DecodedQueries], targets: Targets, image_sizes_hw: Tensor, share: Share
-    ) -> Losses:
-        """Match and compare.
-
-        Args:
-            output: of L layers, logits (N, Q, K) and boxes (N, Q, 4).
-            targets: of the N images.
-            image_sizes_hw: (N, 2), unpadded.
-            share: the boxes of the whole step per process; what the sums are divided by is at least 1.
-
-        Raises:
-            NonFiniteError: logits or boxes of an image with targets are not finite; names the layer.
-        """
-        num_boxes = max(share[0], 1.0)
-        # Under autocast too, matching and losses are float32.
-        logits = torch.stack([o.logits for o in output]).float()
-        boxes = torch.stack([o.boxes_cxcywh_norm for o in output]).float()
-        with torch.autocast(logits.device.type, enabled=False):
-            matches = self.matcher(logits, boxes, targets, image_sizes_hw)
-            loss_class = self._class_loss(logits, targets, matches)
-            loss_l1, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)
-        return Losses(
-            {
-                "loss_class": self.class_weight / num_boxes * loss_class,
-                "loss_l1": self.l1_weight / num_boxes * loss_l1,
-                "loss_giou": self.giou_weight / num_boxes * loss_giou,
-            }
-        )
-
-    def _class_loss(self, logits: Tensor, targets: Targets, m: Matches) -> Tensor:
-        one_hot = torch.zeros_like(logits)
-        one_hot[m.stage, m.image, m.proposal, targets.labels[m.image, m.target]] = 1
-        loss = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma, reduction="none")
-        return loss.flatten(1).sum(1)
-
-    def _box_losses(
-        self, boxes_cxcywh_norm: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches
-    ) -> tuple[Tensor, Tensor]:
-        predicted = boxes_cxcywh_norm[m.stage, m.image, m.proposal]
-        wanted = normalized_targets(targets, image_sizes_hw)[m.image, m.target]
-        l1 = (predicted - wanted).abs().sum(-1)
-        giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        zeros = boxes_cxcywh_norm.new_zeros(len(boxes_cxcywh_norm))
-        return zeros.index_add(0, m.stage, l1), zeros.index_add(0, m.stage, giou)
+    def _box_losses(self, boxes: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches) -> tuple[Tensor, Tensor]:
+        return query_box_losses(boxes, targets, image_sizes_hw, m)

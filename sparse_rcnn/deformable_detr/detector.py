@@ -12,11 +12,12 @@ from sparse_rcnn.deformable_detr.decoder import DeformableDecoder
 from sparse_rcnn.deformable_detr.encoder import DeformableEncoder
 from sparse_rcnn.deformable_detr.heads import ClassHead, ReferencedBoxHead
 from sparse_rcnn.deformable_detr.levels import BackboneLevels, LevelProjection
-from sparse_rcnn.deformable_detr.output import DecodedQueries
-from sparse_rcnn.deformable_detr.padding import image_padding_mask, level_padding_mask, valid_ratio_wh
+from sparse_rcnn.deformable_detr.padding import valid_ratio_wh
 from sparse_rcnn.deformable_detr.postprocess import select_query_detections
 from sparse_rcnn.deformable_detr.sine_encoding import CellCentreSineEncoding
+from sparse_rcnn.detr import padding_mask as image_masks
 from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.query_boxes import QueryBoxes
 from sparse_rcnn.structures import Detections, Targets
 
 
@@ -126,9 +127,9 @@ class DeformableDETR(nn.Module):
         """
         x = (images.float() / 255 - self.unit_mean) / self.unit_std
         padded_hw = (images.shape[2], images.shape[3])
-        return x.masked_fill(image_padding_mask(image_sizes_hw, padded_hw)[:, None], 0.0)
+        return x.masked_fill(image_masks.padding_mask(image_sizes_hw, *padded_hw)[:, None], 0.0)
 
-    def forward(self, images: Tensor, image_sizes_hw: Tensor, targets: Targets | None = None) -> list[DecodedQueries]:
+    def forward(self, images: Tensor, image_sizes_hw: Tensor, targets: Targets | None = None) -> list[QueryBoxes]:
         """Detect in a padded batch.
 
         Args:
@@ -151,14 +152,14 @@ class DeformableDETR(nn.Module):
             memory.padding_mask,
             memory.shapes_hw,
         )
-        return [DecodedQueries(self.class_embed(x), self.bbox_embed(x, reference_points)) for x in states]
+        return [QueryBoxes(self.class_embed(x), self.bbox_embed(x, reference_points)) for x in states]
 
     def encode(self, images: Tensor, image_sizes_hw: Tensor) -> EncodedLevels:
         """The memory of a padded batch, as for ``forward``."""
         maps = self.input_proj(self.backbone(self.normalize(images, image_sizes_hw)))
         shapes_hw = tuple((m.shape[2], m.shape[3]) for m in maps)
-        image_mask = image_padding_mask(image_sizes_hw, (images.shape[2], images.shape[3]))
-        masks = [level_padding_mask(image_mask, shape) for shape in shapes_hw]
+        image_mask = image_masks.padding_mask(image_sizes_hw, images.shape[2], images.shape[3])
+        masks = [image_masks.at_resolution(image_mask, *shape) for shape in shapes_hw]
         positions = [
             self.positional_encoding(mask) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embed, strict=True)
@@ -176,7 +177,7 @@ class DeformableDETR(nn.Module):
         return points
 
     def detections(
-        self, outputs: Sequence[DecodedQueries], image_sizes_hw: Tensor, original_sizes_hw: Tensor
+        self, outputs: Sequence[QueryBoxes], image_sizes_hw: Tensor, original_sizes_hw: Tensor
     ) -> list[Detections]:
         """The detections of each image by the last layer, in pixels of images of sizes (N, 2), on the CPU."""
         return select_query_detections(outputs[-1], original_sizes_hw, self.max_detections)

@@ -1,23 +1,9 @@
-"""Which cells of feature maps lie on the padding of their image."""
+"""The share of a feature map that holds its image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-
-def image_padding_mask(image_sizes_hw: Tensor, padded_hw: tuple[int, int]) -> Tensor:
-    """Unpadded sizes (N, 2) to a mask (N, H, W) that is True on padding."""
-    height, width = padded_hw
-    rows = torch.arange(height, device=image_sizes_hw.device) < image_sizes_hw[:, :1]
-    columns = torch.arange(width, device=image_sizes_hw.device) < image_sizes_hw[:, 1:]
-    return ~(rows[:, :, None] & columns[:, None, :])
-
-
-def level_padding_mask(padding_mask: Tensor, shape_hw: tuple[int, int]) -> Tensor:
-    """The mask (N, H, W) of images to that (N, h, w) of a map: the nearest pixel by the ratio of sizes."""
-    return F.interpolate(padding_mask[:, None].float(), size=shape_hw, mode="nearest")[:, 0].bool()
 
 
 def valid_ratio_wh(padding_mask: Tensor) -> Tensor:

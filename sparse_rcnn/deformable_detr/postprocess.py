@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparse_rcnn.deformable_detr.output import DecodedQueries
+from sparse_rcnn.query_boxes import QueryBoxes
 from sparse_rcnn.structures import Detections
 
 
 @torch.no_grad()
-def select_query_detections(output: DecodedQueries, original_sizes_hw: Tensor, max_detections: int) -> list[Detections]:
+def select_query_detections(output: QueryBoxes, original_sizes_hw: Tensor, max_detections: int) -> list[Detections]:
     """The best of the Q * K scores of each image, in pixels of the original image, on the CPU.
 
     One box may come with several labels, and reach beyond the image.

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
 from sparse_rcnn.criterion import Criterion, Losses, Share
-from sparse_rcnn.detr.matcher import SoftmaxMatcher, normalized_targets
+from sparse_rcnn.detr.matcher import SoftmaxMatcher
 from sparse_rcnn.detr.output import QueryOutput
 from sparse_rcnn.matcher import Matches, check_not_negative
+from sparse_rcnn.query_boxes import query_box_losses
 from sparse_rcnn.structures import Targets
 
 
@@ -82,7 +82,7 @@ class DETRCriterion(Criterion):
         with torch.autocast(logits.device.type, enabled=False):
             matches = self.matcher(logits, boxes, targets, image_sizes_hw)
             loss_class = self._class_loss(logits, targets, matches)
-            loss_l1, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)
+            loss_l1, loss_giou = query_box_losses(boxes, targets, image_sizes_hw, matches)
         num_unmatched = num_images * self.num_queries - num_matched
         weight = num_matched + self.no_object_weight * num_unmatched
         return Losses(
@@ -101,13 +101,3 @@ class DETRCriterion(Criterion):
         weights = weights.masked_fill(classes == no_object, self.no_object_weight)
         negative_log = -logits.log_softmax(-1).gather(-1, classes[..., None])[..., 0]
         return (weights * negative_log).flatten(1).sum(1)
-
-    def _box_losses(
-        self, boxes_cxcywh_norm: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches
-    ) -> tuple[Tensor, Tensor]:
-        predicted = boxes_cxcywh_norm[m.stage, m.image, m.proposal]
-        wanted = normalized_targets(targets, image_sizes_hw)[m.image, m.target]
-        l1 = (predicted - wanted).abs().sum(-1)
-        giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        zeros = boxes_cxcywh_norm.new_zeros(len(boxes_cxcywh_norm))
-        return zeros.index_add(0, m.stage, l1), zeros.index_add(0, m.stage, giou)

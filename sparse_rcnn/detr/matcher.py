@@ -5,14 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou, whwh, xyxy_to_cxcywh
-from sparse_rcnn.matcher import Matches, assign_least_cost, check_not_negative
+from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
+from sparse_rcnn.matcher import Matches, assign_least_cost, blame, check_not_negative
+from sparse_rcnn.query_boxes import normalized_targets
 from sparse_rcnn.structures import Targets
-
-
-def normalized_targets(targets: Targets, image_sizes_hw: Tensor) -> Tensor:
-    """The boxes (N, M, 4) of targets as (cx, cy, w, h) over the width and height of the unpadded images (N, 2)."""
-    return xyxy_to_cxcywh(targets.boxes_xyxy_abs.float()) / whwh(image_sizes_hw)[:, None]
 
 
 class SoftmaxMatcher:
@@ -55,14 +51,8 @@ class SoftmaxMatcher:
         Raises:
             NonFiniteError: a cost is not finite, that is, logits or boxes of the named layer are not.
         """
-
-        def blame(layer: int, image: int) -> str:
-            for name, tensor in (("logits", logits), ("boxes_cxcywh_norm", boxes_cxcywh_norm)):
-                if not tensor[layer, image].isfinite().all():
-                    return f"decoder layer {layer}: {name} of image {image} of the batch hold NaN or infinity"
-            return f"decoder layer {layer}: the matching cost of image {image} of the batch overflows"
-
         if targets.num_boxes == 0:
             return Matches(*torch.zeros(4, 0, dtype=torch.int64, device=logits.device))
         cost = self.cost(logits, boxes_cxcywh_norm, targets, image_sizes_hw)
-        return assign_least_cost(cost, targets.num_per_image, blame)
+        named = {"logits": logits, "boxes_cxcywh_norm": boxes_cxcywh_norm}
+        return assign_least_cost(cost, targets.num_per_image, lambda s, n: blame(named, f"decoder layer {s}", s, n))

@@ -13,7 +13,7 @@ from sparse_rcnn.architecture import build
 from sparse_rcnn.deformable_detr.criterion import DeformableDETRCriterion
 from sparse_rcnn.deformable_detr.detector import DeformableDETR
 from sparse_rcnn.deformable_detr.matcher import FocalQueryMatcher
-from sparse_rcnn.deformable_detr.output import DecodedQueries
+from sparse_rcnn.query_boxes import QueryBoxes
 from tests.support.detectors import PIXEL_MEAN, PIXEL_STD
 
 SMALL = {"_target_": "sparse_rcnn.backbone.SmallNet", "widths": [16, 16, 32, 32], "num_blocks": [0, 0, 1, 0]}
@@ -85,14 +85,14 @@ def deformable_criterion() -> DeformableDETRCriterion:
     )
 
 
-def random_queries(num_layers: int, num_images: int, num_queries: int, num_classes: int) -> list[DecodedQueries]:
+def random_queries(num_layers: int, num_images: int, num_queries: int, num_classes: int) -> list[QueryBoxes]:
     """Outputs of layers as if a detector had made them, with gradients to be asked for."""
     generator = torch.Generator().manual_seed(5)
     outputs = []
     for _ in range(num_layers):
         logits = torch.randn(num_images, num_queries, num_classes, generator=generator)
         boxes = 0.1 + 0.6 * torch.rand(num_images, num_queries, 4, generator=generator)
-        outputs.append(DecodedQueries(logits.requires_grad_(), boxes.requires_grad_()))
+        outputs.append(QueryBoxes(logits.requires_grad_(), boxes.requires_grad_()))
     return outputs
 
 

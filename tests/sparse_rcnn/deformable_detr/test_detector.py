@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from sparse_rcnn.architecture import build
 from sparse_rcnn.deformable_detr.detector import DeformableDETR
-from sparse_rcnn.deformable_detr.output import DecodedQueries
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.matcher import NonFiniteError
+from sparse_rcnn.query_boxes import QueryBoxes
 from sparse_rcnn.structures import Targets
 from tests.support.deformable_detr import deformable_architecture, deformable_criterion, small_deformable_detr
 from tests.support.detectors import images_of, random_targets
@@ -148,7 +148,7 @@ def test_detections_are_those_of_the_last_layer() -> None:
     found = model.detections(outputs, sizes, sizes)
     assert [len(d) for d in found] == [5, 5]
     first = outputs[0]
-    wrong = [DecodedQueries(first.logits + 100, first.boxes_cxcywh_norm), outputs[-1]]
+    wrong = [QueryBoxes(first.logits + 100, first.boxes_cxcywh_norm), outputs[-1]]
     for one, other in zip(model.detections(wrong, sizes, sizes), found, strict=True):
         assert torch.equal(one.scores, other.scores)
     again = model.detections(outputs, sizes, 2 * sizes)
@@ -164,8 +164,8 @@ def test_weights_that_are_not_finite_end_at_the_matching() -> None:
     outputs = model(images, sizes)
     with pytest.raises(NonFiniteError, match="stage 0: logits of image 0 of the batch hold NaN or infinity"):
         deformable_criterion()(outputs, random_targets([1, 1], sizes, 4), sizes, (2.0,))
-    fine = DecodedQueries(torch.zeros(2, 6, 4), torch.full((2, 6, 4), 0.5))
-    half = DecodedQueries(fine.logits, outputs[1].boxes_cxcywh_norm)
+    fine = QueryBoxes(torch.zeros(2, 6, 4), torch.full((2, 6, 4), 0.5))
+    half = QueryBoxes(fine.logits, outputs[1].boxes_cxcywh_norm)
     with pytest.raises(NonFiniteError, match="stage 1: boxes_cxcywh_norm of image 0"):
         deformable_criterion()([fine, half], random_targets([1, 1], sizes, 4), sizes, (2.0,))
 

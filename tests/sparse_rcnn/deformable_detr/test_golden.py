@@ -20,9 +20,9 @@ from sparse_rcnn.criterion import Losses
 from sparse_rcnn.deformable_detr.attention import MultiScaleDeformableAttention
 from sparse_rcnn.deformable_detr.detector import DeformableDETR, EncodedLevels
 from sparse_rcnn.deformable_detr.encoder import cell_reference_points
-from sparse_rcnn.deformable_detr.output import DecodedQueries
-from sparse_rcnn.deformable_detr.padding import image_padding_mask, level_padding_mask
 from sparse_rcnn.deformable_detr.released_names import released_deformable_to_ours, released_names
+from sparse_rcnn.detr.padding_mask import at_resolution, padding_mask
+from sparse_rcnn.query_boxes import QueryBoxes
 from sparse_rcnn.structures import Targets
 from tests.support.deformable_detr import deformable_criterion, deformable_matcher
 from tests.support.paths import shared
@@ -58,7 +58,7 @@ class Case:
         noise: dict[str, Any] = self.meta["self_noise_2threads_onednn_vs_1thread_native"]
         return noise
 
-    def losses(self, outputs: list[DecodedQueries]) -> Losses:
+    def losses(self, outputs: list[QueryBoxes]) -> Losses:
         losses: Losses = deformable_criterion()(outputs, self.targets, self.sizes, (self.meta["num_boxes"],))
         return losses
 
@@ -92,7 +92,7 @@ class Result:
     """The case computed here: a training step with its gradients, and what lies between."""
 
     case: Case
-    outputs: list[DecodedQueries]
+    outputs: list[QueryBoxes]
     losses: Losses
     gradients: dict[str, Tensor]  # by released name, of shared heads under the first one
     encoded: EncodedLevels
@@ -214,9 +214,9 @@ def test_levels_masks_positions_and_reference_points(result: Result) -> None:
     reference, case = result.case.reference, result.case
     assert [list(shape) for shape in result.encoded.shapes_hw] == [list(s) for s in reference["spatial_shapes"]]
     assert torch.equal(result.encoded.valid_ratios_wh, reference["valid_ratios_wh"])
-    image_mask = image_padding_mask(case.sizes, (case.images.shape[2], case.images.shape[3]))
+    image_mask = padding_mask(case.sizes, case.images.shape[2], case.images.shape[3])
     for level, wanted in enumerate(reference["padding_mask"]):
-        mask = level_padding_mask(image_mask, result.encoded.shapes_hw[level])
+        mask = at_resolution(image_mask, *result.encoded.shapes_hw[level])
         assert torch.equal(mask, wanted)
         valid = ~mask[:, None]  # the others are sines of millions, and nothing reads them
         torch.testing.assert_close(

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparse_rcnn.deformable_detr.padding import image_padding_mask, level_padding_mask, valid_ratio_wh
+from sparse_rcnn.deformable_detr.padding import valid_ratio_wh
+from sparse_rcnn.detr.padding_mask import at_resolution, padding_mask
 
 SIZES = [(37, 64), (64, 41), (1, 1)]
 PADDED = (64, 64)
@@ -11,7 +12,7 @@ PADDED = (64, 64)
 
 @pytest.mark.parametrize("shape_hw", [(8, 8), (5, 7), (2, 3), (1, 1)])
 def test_masks_and_ratios_against_plain_loops(shape_hw: tuple[int, int]) -> None:
-    mask = level_padding_mask(image_padding_mask(torch.tensor(SIZES), PADDED), shape_hw)
+    mask = at_resolution(padding_mask(torch.tensor(SIZES), *PADDED), *shape_hw)
     ratios = valid_ratio_wh(mask)
     for n, (height, width) in enumerate(SIZES):
         wanted = [

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparse_rcnn.detr.matcher import SoftmaxMatcher, normalized_targets
+from sparse_rcnn.detr.matcher import SoftmaxMatcher
 from sparse_rcnn.matcher import Matches, NonFiniteError
+from sparse_rcnn.query_boxes import normalized_targets
 from sparse_rcnn.structures import Targets
 from tests.support import naive
 from tests.support.detectors import random_targets
@@ -85,7 +86,7 @@ def test_no_targets_at_all() -> None:
     [
         ("logits", math.nan, "decoder layer 1: logits of image 2 of the batch hold NaN or infinity"),
         ("boxes", math.nan, "decoder layer 1: boxes_cxcywh_norm of image 2 of the batch hold NaN or infinity"),
-        ("boxes", 3e38, "decoder layer 1: the matching cost of image 2 of the batch overflows"),
+        ("boxes", 3e38, "decoder layer 1: boxes_cxcywh_norm of image 2 of the batch overflow the matching cost"),
     ],
 )
 def test_values_that_are_not_finite_are_named(name: str, value: float, message: str) -> None:
