@@ -21,6 +21,10 @@ NAMED_RANGES: dict[str, tuple[float, float]] = {
 CHOICES = f"{', '.join(NAMED_RANGES)} or two numbers [LOW,HIGH]"
 
 
+class PixelRangeWarning(UserWarning):
+    """A picture that keeps next to nothing of its values at the range that it is taken to have."""
+
+
 def checked_pixel_range(value: Any) -> PixelRange:
     """A ``pixel_range`` as it may stand in a configuration or a file.
 

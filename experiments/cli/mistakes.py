@@ -111,7 +111,8 @@ def _describe_omegaconf(error: OmegaConfBaseException) -> str:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return _one_line(f"{key}: unknown key{hint} (accepted: {', '.join(accepted) or 'nothing'})")
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return _one_line(f"{key}: {lines[0]}" if key else lines[0])
+    hint = f"; give a list, {key}=[...]" if "is not a ListConfig" in lines[0] else ""
+    return _one_line(f"{key}: {lines[0].rstrip('.')}{hint}" if key else lines[0])
 
 
 def _with_key(message: str, error: BaseException) -> str:

@@ -7,6 +7,7 @@ their numbers and not the value that is white. ``_known_range`` has the rule for
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +17,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from sparse_rcnn.errors import DataError
-from sparse_rcnn.pixel_range import AUTO, CHOICES, NAMED_RANGES, PixelRange
+from sparse_rcnn.pixel_range import AUTO, CHOICES, NAMED_RANGES, PixelRange, PixelRangeWarning
 
+FEW_LEVELS = 8
+_flat_pictures: list[str] = []  # that were warned of
 Range = tuple[float, float]
 # TIFF tags and some of their values.
 NEW_SUBFILE_TYPE, BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 254, 258, 262, 284, 339
@@ -197,9 +200,27 @@ def _to_bytes(values: npt.NDArray[Any], samples: Samples, pixel_range: PixelRang
             )
         values = values.clip(low, high)
     if is_integer and low == 0 and high in (255, 4095, 65535):
-        return (values >> {255: 0, 4095: 4, 65535: 8}[int(high)]).astype(np.uint8)
-    precise = values.astype(np.float64 if is_integer else np.float32)
-    return ((precise - low) * (255 / (high - low))).round().astype(np.uint8)
+        grey = (values >> {255: 0, 4095: 4, 65535: 8}[int(high)]).astype(np.uint8)
+    else:
+        precise = values.astype(np.float64 if is_integer else np.float32)
+        grey = ((precise - low) * (255 / (high - low))).round().astype(np.uint8)
+    if pixel_range == AUTO and not samples.is_stated:
+        _warn_if_flat(grey, low, high, least, largest, who)
+    return grey
+
+
+def _warn_if_flat(grey: npt.NDArray[np.uint8], low: float, high: float, least: float, largest: float, who: str) -> None:
+    """A word, once in a process, on a picture with detail of which a few levels are left, as thermal cameras write."""
+    num_levels = int(grey.max()) - int(grey.min()) + 1
+    if _flat_pictures or num_levels > FEW_LEVELS or largest - least < 4 * FEW_LEVELS * (high - low) / 65535:
+        return
+    _flat_pictures.append(who)
+    warnings.warn(
+        f"{who} has values from {least:.6g} to {largest:.6g}, of which {num_levels} of 256 levels are left in the "
+        f"range {low:g}..{high:g}; give pixel_range=[LOW,HIGH] to spread them (said of the first such picture)",
+        PixelRangeWarning,
+        stacklevel=2,
+    )
 
 
 def _known_range(samples: Samples, least: float, largest: float, who: str) -> Range:

@@ -15,6 +15,7 @@ from tests.support.train_command import TrainCommand, contents
 CONFIGURATION = {
     # misspelt keys, at every depth
     "trian.batch_size=4": r"trian.*did you mean 'train'",
+    "data.excluded_categories=cat": r"data\.excluded_categories: .*give a list, data\.excluded_categories=\[\.\.\.\]",
     "train.batchsize=4": r"train\.batchsize: unknown key; did you mean 'batch_size'",
     "+train.batchsize=4": r"train\.batchsize: unknown key; did you mean 'batch_size'",
     "model.stage.num_cls_layer=4": r"model\.stage\.num_cls_layer: unknown key; did you mean 'num_cls_layers'",

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparse_rcnn.data import deep_pictures
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.errors import DataError
+from sparse_rcnn.pixel_range import PixelRangeWarning
 from tests.support.deep_files import png_bytes, tiff_bytes
 
 RAMP = np.linspace(0, 4095, 600).reshape(20, 30).astype(np.uint16)  # of 12 bits
@@ -222,3 +224,23 @@ def test_the_first_frame_is_read(tmp_path: Path) -> None:
     for name in ("GIF", "PNG", "TIFF", "WEBP"):
         content = saved(frames[0], name, save_all=True, append_images=frames[1:], lossless=True)
         assert set(read(tmp_path, content).ravel().tolist()) == {200}
+
+
+def test_a_picture_of_which_little_is_left_deserves_one_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As thermal cameras write: detail within a small part of the range."""
+    monkeypatch.setattr(deep_pictures, "_flat_pictures", [])
+    values = np.random.default_rng(0).integers(29000, 29255, (40, 60)).astype(np.uint16)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(values).save(tmp_path / name)
+    Image.fromarray(np.full((4, 4), 29000, np.uint16)).save(tmp_path / "plain.png")
+    read_image(tmp_path / "plain.png")  # one value: nothing is lost
+    read_image(tmp_path / "a.png", pixel_range=(29000, 29255))
+    assert [w for w in recwarn if w.category is PixelRangeWarning] == []
+    read_image(tmp_path / "a.png")
+    read_image(tmp_path / "b.png")
+    (warned,) = [w for w in recwarn if w.category is PixelRangeWarning]
+    assert str(warned.message).startswith(
+        f"{tmp_path / 'a.png'} has values from 29000 to 29254, of which 2 of 256 levels"
+    )
