@@ -160,7 +160,7 @@ def _data(config: Config, identity: str, world: World) -> tuple[CocoDetection, C
             sets = {"train": train_set, "val": val_set}
             if world.is_main:
                 known = RunDirectory.find(config["runs_root"], identity, config["seed"])
-                earlier = None if known is None else read_record(known / layout.DATA)
+                earlier = None if known is None else read_record(known)
         if config["data"]["generator"] is None:  # else it was made by us
             earlier = world.broadcast(earlier if world.is_main else None)
             if earlier is None:

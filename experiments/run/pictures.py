@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sparse_rcnn.data.findings import DataWarning, counted, shortened
 from sparse_rcnn.data.picture_check import find_problems, picture_paths, shared_files
 from sparse_rcnn.distributed import World
 from sparse_rcnn.errors import DataError
+from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.json_files import read_object
 
 MANY = 2000  # pictures, from which on the check shows its progress
@@ -83,9 +85,14 @@ def record_of(sets: DataSets) -> dict[str, Any]:
     }
 
 
-def read_record(path: Any) -> dict[str, Any]:
-    """The record of a run directory; empty where there is none (a run from before it was kept)."""
-    return read_object(path) if path.is_file() else {}
+def read_record(run: Path) -> dict[str, Any] | None:
+    """The record of a run directory; empty for a run from before it was kept.
+
+    None where a run was killed before it was written: it has no checkpoint, and its pictures are to be looked at.
+    """
+    if (run / layout.DATA).is_file():
+        return read_object(run / layout.DATA)
+    return {} if (run / layout.CHECKPOINTS).is_dir() else None
 
 
 def warn_of_shared_pictures(sets: DataSets) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.run.pictures import (
     as_recorded,
+    read_record,
     readable_pictures,
     record_of,
     warn_of_crowds,
@@ -138,3 +139,11 @@ def dataset_of_files(folder: Path, skip_unreadable: bool) -> CocoDetection:
     """The small set with the pictures that are there."""
     annotations = write_annotations(folder, small_set())
     return CocoDetection(annotations, folder / "images", AS_IS, False, 0, skip_unreadable=skip_unreadable)
+
+
+def test_only_a_run_with_a_checkpoint_is_one_from_before_the_record(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None  # killed before it was written
+    (tmp_path / "checkpoints").mkdir()
+    assert read_record(tmp_path) == {}
+    (tmp_path / "data.json").write_text('{"train": {"left_out_image_ids": [9]}}')
+    assert read_record(tmp_path) == {"train": {"left_out_image_ids": [9]}}
