@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from sparse_rcnn.detection_table import DetectionTable
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.distributed import World
 from sparse_rcnn.eval_mode import eval_mode
-from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.precision import autocast
 from sparse_rcnn.structures import Batch
 
 
 @torch.no_grad()
 def detect(
-    model: nn.Module,
+    model: DetectorModule,
     batches: Iterable[Batch],
     category_ids: Sequence[int],
     world: World,
@@ -29,7 +28,7 @@ def detect(
     """Detections of every stage on a data set, gathered on rank 0 (None on the others).
 
     Args:
-        model: puts out one ``StageOutput`` per stage.
+        model: the detector.
         batches: this rank's share.
         category_ids: of the labels.
         world: who takes part.
@@ -43,12 +42,13 @@ def detect(
         for batch in batches:
             moved = batch.to(world.device, non_blocking=True)
             with autocast(precision, world.device):
-                outputs = model(moved.images, moved.image_sizes_hw)
-            if last_stage_only:
-                outputs = outputs[-1:]
-            parts = parts or [[] for _ in outputs]
-            for stage_parts, output in zip(parts, outputs, strict=True):
-                found = select_detections(output, moved.image_sizes_hw, moved.original_sizes_hw)
+                output = model(moved.images, moved.image_sizes_hw)
+            sizes_hw = (moved.image_sizes_hw, moved.original_sizes_hw)
+            stages = (
+                [model.detections(output, *sizes_hw)] if last_stage_only else model.stage_detections(output, *sizes_hw)
+            )
+            parts = parts or [[] for _ in stages]
+            for stage_parts, found in zip(parts, stages, strict=True):
                 stage_parts += [
                     DetectionTable.of_image(image_id, detections, ids)
                     for image_id, detections in zip(batch.image_ids, found, strict=True)

@@ -13,10 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.architecture import TRUSTED_MODULES
 from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.image_detection import ImageInput, StagePredictions, predict, predict_stages
-from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.pixel_range import PixelRange
+from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput
@@ -37,6 +39,8 @@ class SparseRCNN(DetectorModule):
         pixel_mean, pixel_std: of RGB in 0..255 (semantics.md#input).
     """
 
+    size_divisor = 32
+    has_stages = True
     proposals: LearnedProposals
     pixel_std: Tensor
 
@@ -70,6 +74,32 @@ class SparseRCNN(DetectorModule):
         # Recompute each stage in the backward pass: 12 stages or 500 proposals then fit. Same numbers.
         self.activation_checkpointing = False
         self.card: ModelCard | None = None
+
+    @property
+    def num_classes(self) -> int:
+        last = self.stages[-1]
+        assert isinstance(last, Stage)
+        return last.num_classes
+
+    def class_tensors(self) -> set[str]:
+        return {
+            f"stages.{i}.{name}"
+            for i, stage in enumerate(self.stages)
+            for name in getattr(stage, "class_tensors", set[str])()
+        }
+
+    def proposal_tensors(self) -> set[str]:
+        return {f"proposals.{name}" for name, _ in self.proposals.named_parameters()}
+
+    def detections(
+        self, output: Sequence[StageOutput], image_sizes_hw: Tensor, original_sizes_hw: Tensor
+    ) -> list[Detections]:
+        return select_detections(output[-1], image_sizes_hw, original_sizes_hw)
+
+    def stage_detections(
+        self, output: Sequence[StageOutput], image_sizes_hw: Tensor, original_sizes_hw: Tensor
+    ) -> list[list[Detections]]:
+        return [select_detections(stage, image_sizes_hw, original_sizes_hw) for stage in output]
 
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
         """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (semantics.md#input)."""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,18 +21,16 @@ from sparse_rcnn.data.coco import Sample
 from sparse_rcnn.data.image import exif_orientation, read_image, to_rgb, to_upright
 from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, check_megapixels, without_pillow_limit
 from sparse_rcnn.data.transforms import EvalTransform
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.eval_mode import eval_mode
-from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
-from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.responses import record_responses
 from sparse_rcnn.structures import Batch, Detections, StageOutput
 
 ImageInput = str | os.PathLike[str] | Image.Image | Tensor
 """A file, a PIL image, or a tensor (3, H, W) of RGB in 0..255, uint8 or float."""
-
-SIZE_DIVISOR = 32
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def predict(
         batch, output = _forward(model, samples)
         for i, detections in zip(
             batch.image_ids,
-            select_detections(output[-1], batch.image_sizes_hw, batch.original_sizes_hw),
+            model.detections(output, batch.image_sizes_hw, batch.original_sizes_hw),
             strict=True,
         ):
             found[i] = detections.above(score_threshold)
@@ -97,7 +96,7 @@ def predict(
     with eval_mode(model):
         for i, image in enumerate(images):
             sample = _sample(transform, load_image(image, f"image {i}", pixel_range, max_megapixels), i)
-            group = waiting[tuple(-(-side // SIZE_DIVISOR) for side in sample.image.shape[-2:])]
+            group = waiting[tuple(-(-side // model.size_divisor) for side in sample.image.shape[-2:])]
             group.append(sample)
             if len(group) == batch_size:
                 run(group)
@@ -199,6 +198,6 @@ def _sample(transform: EvalTransform, image: tv_tensors.Image, index: int) -> Sa
     return Sample(transform(image), no_boxes, no_labels, image_id=index, original_size_hw=(height, width))
 
 
-def _forward(model: DetectorModule, samples: list[Sample]) -> tuple[Batch, list[StageOutput]]:
-    batch = collate(samples, SIZE_DIVISOR).to(model.pixel_mean.device)
+def _forward(model: DetectorModule, samples: list[Sample]) -> tuple[Batch, Any]:
+    batch = collate(samples, model.size_divisor).to(model.pixel_mean.device)
     return batch, model(batch.images, batch.image_sizes_hw)

@@ -1,12 +1,10 @@
-"""The description of a detector that goes beside its tensors, and the module that carries it."""
+"""The description of a detector that goes beside its tensors."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-from torch import Tensor, nn
 
 from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
 
@@ -55,33 +53,3 @@ class ModelCard:
     @property
     def category_ids(self) -> list[int]:
         return [c["id"] for c in self.categories]
-
-
-class DetectorModule(nn.Module):
-    """The interface of a detector to prediction on images and to weights files; ``sparse_rcnn.detector`` is one.
-
-    Called with images (N, 3, H, W) and their sizes (N, 2), it gives one ``StageOutput`` per stage.
-
-    Attributes:
-        card: set by ``load_detector`` and by whoever trains the detector; None where nobody did.
-        proposals: image sizes to boxes and features of the learned proposals.
-        stages: S modules with ``num_classes`` and ``interaction``.
-        pixel_mean: a buffer, on the detector's device.
-    """
-
-    card: ModelCard | None
-    proposals: nn.Module
-    stages: nn.ModuleList
-    pixel_mean: Tensor
-
-    def class_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per class; none of stages that do not say."""
-        return {
-            f"stages.{i}.{name}"
-            for i, stage in enumerate(self.stages)
-            for name in getattr(stage, "class_tensors", set[str])()
-        }
-
-    def proposal_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per learned proposal."""
-        return {f"proposals.{name}" for name, _ in self.proposals.named_parameters()}

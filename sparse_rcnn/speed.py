@@ -5,10 +5,9 @@ from __future__ import annotations
 from time import perf_counter
 
 import torch
-from torch import nn
 
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.eval_mode import eval_mode
-from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.precision import autocast
 from sparse_rcnn.structures import Batch
 
@@ -17,7 +16,7 @@ NUM_WARM_UP = 5
 
 @torch.no_grad()
 def frames_per_second(
-    model: nn.Module, batch: Batch, precision: str, num_repeats: int = 30, max_seconds: float = 5.0
+    model: DetectorModule, batch: Batch, precision: str, num_repeats: int = 30, max_seconds: float = 5.0
 ) -> float:
     """Median speed of a batch of one image on the model's device, from the padded image to detections on the host.
 
@@ -39,8 +38,8 @@ def frames_per_second(
             _synchronize(device)
             started = perf_counter()
             with autocast(precision, device):
-                output = model(moved.images, moved.image_sizes_hw)[-1]
-            select_detections(output, moved.image_sizes_hw, moved.original_sizes_hw)  # brings them to the host
+                output = model(moved.images, moved.image_sizes_hw)
+            model.detections(output, moved.image_sizes_hw, moved.original_sizes_hw)  # brings them to the host
             if i >= NUM_WARM_UP:
                 seconds.append(perf_counter() - started)
             if seconds and perf_counter() - begun > max_seconds:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.convert import untraced_settings
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import CheckpointError
-from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.state_dicts import first_three
 
 LEAST_SHARE = 0.05  # of a model's numbers, below which its weights would not be those of the file in any sense

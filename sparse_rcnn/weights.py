@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from sparse_rcnn.architecture import TRUSTED_MODULES, build
 from sparse_rcnn.atomic import write_bytes_atomic
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.foreign_files import describe_foreign_file
-from sparse_rcnn.model_card import DetectorModule, ModelCard
+from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.state_dicts import misfits
 
@@ -116,7 +117,7 @@ def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MOD
     model = build(card.architecture, trusted_modules)
     if not isinstance(model, DetectorModule):
         raise CheckpointError(f"{path} describes a {type(model).__name__}, which is no detector")
-    if len(card.categories) != (num_classes := model.stages[-1].num_classes):
+    if len(card.categories) != (num_classes := model.num_classes):
         raise CheckpointError(f"{path} names {len(card.categories)} classes, its model has {num_classes}")
     load_tensors(model, tensors, str(path))
     model.card = card

@@ -43,7 +43,8 @@ LAYERS = [
         "deformable_detr", "deformable_detr.sine_encoding", "deformable_detr.padding", "deformable_detr.attention",
     ],
     [
-        "criterion", "atomic", "architecture", "distributed", "runlog", "visualize", "detection_table",
+        "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
+        "detection_table",
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.box_formats", "data.shapes",

@@ -43,7 +43,7 @@ def detect_all(
         keep_freed_memory()
     model.to(world.device)
     model.to(memory_format=torch.channels_last if how.channels_last else torch.contiguous_format)
-    batches = eval_batches(dataset, how.batch_size, how.num_workers, world)
+    batches = eval_batches(dataset, how.batch_size, how.num_workers, world, model.size_divisor)
     sampler = batches.batch_sampler
     assert isinstance(sampler, EvalBatchSampler)
     hidden = None if world.is_main else True

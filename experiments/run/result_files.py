@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from experiments.run.cost import cost_of
 from experiments.run.evaluation_record import Evaluation
@@ -19,6 +18,7 @@ from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.detection_table import DetectionTable
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.writer import RunDirectory
 from sparse_rcnn.speed import frames_per_second
@@ -53,7 +53,7 @@ def write_stage_detections(path: Path, tables: Sequence[DetectionTable]) -> None
 def write_final_results(
     directory: RunDirectory,
     evaluation: Evaluation,
-    model: nn.Module,
+    model: DetectorModule,
     dataset: CocoDetection,
     config: dict[str, Any],
     train_seconds: float,
@@ -71,7 +71,7 @@ def write_final_results(
         picture = draw_first_images(dataset, table, settings["num_pictures"], settings["picture_score_threshold"])
         with replacing(directory.path / layout.PICTURE) as temporary:
             picture.save(temporary, format="PNG")
-    cost = cost_of(config)
+    cost, first = cost_of(config), collate([dataset[0]], model.size_divisor)
     results = {
         **evaluation.flat(),
         metric_keys.TRAIN_SECONDS: round(train_seconds, 3),
@@ -80,7 +80,7 @@ def write_final_results(
         metric_keys.NUM_TRAINABLE_PARAMETERS: sum(p.numel() for p in model.parameters() if p.requires_grad),
         metric_keys.FORWARD_GFLOPS: cost.forward_flops / 1e9,
         metric_keys.ROI_POOLING_GFLOPS: cost.roi_pooling_flops / 1e9,
-        metric_keys.FPS: frames_per_second(model, collate([dataset[0]]), config["train"]["precision"]),
+        metric_keys.FPS: frames_per_second(model, first, config["train"]["precision"]),
     }
     directory.write_json(layout.RESULTS, results)
     return results

@@ -65,6 +65,7 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
         num_workers=config["data"]["num_workers"],
         seed=config["seed"],
         world=world,
+        size_divisor=model.size_divisor,
     )
     schedule = build_schedule(config)
     learner = Learner(
@@ -230,7 +231,13 @@ class Training:
             return None
         tables = detect(
             self.evaluated_model,
-            eval_batches(self.val_set, settings["batch_size"], self.config["data"]["num_workers"], world),
+            eval_batches(
+                self.val_set,
+                settings["batch_size"],
+                self.config["data"]["num_workers"],
+                world,
+                self.evaluated_model.size_divisor,
+            ),
             self.val_set.category_ids,
             world,
             self.settings.precision,

@@ -14,7 +14,7 @@ from sparse_rcnn.data.coco import Sample, stable_seed
 from sparse_rcnn.structures import Batch, Targets
 
 
-def collate(samples: list[Sample], size_divisor: int = 32) -> Batch:
+def collate(samples: list[Sample], size_divisor: int) -> Batch:
     """Stack samples, zero-padded at the right and bottom to their maximum, rounded up to ``size_divisor``."""
     sizes_hw = torch.tensor([tuple(s.image.shape[-2:]) for s in samples], dtype=torch.int64)
     height, width = (-(-int(side) // size_divisor) * size_divisor for side in sizes_hw.amax(dim=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class TrainBatches:
         num_workers: loader processes; 0 loads in this one.
         seed: of the order.
         world: the processes that share a step.
+        size_divisor: of the detector, which says how images are padded.
     """
 
     def __init__(
@@ -36,8 +38,10 @@ class TrainBatches:
         num_workers: int,
         seed: int,
         world: World,
+        size_divisor: int,
     ) -> None:
         self._dataset, self._num_workers, self._seed, self._world = dataset, num_workers, seed, world
+        self._size_divisor = size_divisor
         self._sampler = AspectRatioBatchSampler(
             dataset.image_sizes_hw,
             batch_size=batch_size,
@@ -59,25 +63,28 @@ class TrainBatches:
             LoaderError: the loader processes cannot be started; from the stream, one of them cannot go on.
         """
         self._sampler.start_at(step)
-        return iter(_loader(self._dataset, self._sampler, self._num_workers, self._seed, self._world))
+        loader = _loader(self._dataset, self._sampler, self._num_workers, self._seed, self._world, self._size_divisor)
+        return iter(loader)
 
 
 def eval_batches(
-    dataset: CocoDetection, batch_size: int, num_workers: int, world: World, seed: int = 0
+    dataset: CocoDetection, batch_size: int, num_workers: int, world: World, size_divisor: int, seed: int = 0
 ) -> WatchedLoader:
-    """This process's share of the images, ``batch_size`` at a time; nothing of it is random.
+    """This process's share of the images, ``batch_size`` at a time, padded as the detector asks; nothing is random.
 
     Iterating raises a LoaderError where a loader process cannot go on.
     """
     sampler = EvalBatchSampler(dataset.image_sizes_hw, batch_size, world.size, world.rank)
-    return _loader(dataset, sampler, num_workers, seed, world)
+    return _loader(dataset, sampler, num_workers, seed, world, size_divisor)
 
 
-def _loader(dataset: CocoDetection, sampler: Any, num_workers: int, seed: int, world: World) -> WatchedLoader:
+def _loader(
+    dataset: CocoDetection, sampler: Any, num_workers: int, seed: int, world: World, size_divisor: int
+) -> WatchedLoader:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=sampler,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, size_divisor=size_divisor),
         num_workers=num_workers,
         pin_memory=world.device.type == "cuda",
         worker_init_fn=leave_stopping_to_parent,
@@ -89,5 +96,5 @@ def _loader(dataset: CocoDetection, sampler: Any, num_workers: int, seed: int, w
     return WatchedLoader(loader)
 
 
-def _collate(samples: list[Sample]) -> Batch:
-    return share(collate(samples))
+def _collate(samples: list[Sample], size_divisor: int) -> Batch:
+    return share(collate(samples, size_divisor))

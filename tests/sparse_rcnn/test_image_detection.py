@@ -72,7 +72,7 @@ def test_it_is_evaluation_s_resize_padding_and_selection(model: SparseRCNN) -> N
     resized = EvalTransform(64, 96)(image)
     assert tuple(resized.shape) == (3, 64, 96)
     sample = Sample(resized, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), 0, (40, 60))
-    batch = collate([sample])
+    batch = collate([sample], 32)
     with torch.no_grad():
         output = model(batch.images, batch.image_sizes_hw)[-1]
     expected = select_detections(output, batch.image_sizes_hw, batch.original_sizes_hw)[0]

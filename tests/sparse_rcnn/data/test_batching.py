@@ -24,7 +24,7 @@ def sample(image_id: int, height: int, width: int, num_boxes: int) -> Sample:
 
 
 def test_collate_pads_with_zeros_to_multiples_of_32():
-    batch = collate([sample(7, 33, 40, 2), sample(8, 20, 64, 0)])
+    batch = collate([sample(7, 33, 40, 2), sample(8, 20, 64, 0)], 32)
     assert batch.images.shape == (2, 3, 64, 64)
     assert batch.images.dtype == torch.uint8
     assert type(batch.images) is torch.Tensor
@@ -42,9 +42,9 @@ def test_collate_pads_with_zeros_to_multiples_of_32():
 
 
 def test_collate_of_one_image_and_other_divisors():
-    assert collate([sample(1, 32, 96, 0)]).images.shape == (1, 3, 32, 96)  # nothing to pad
+    assert collate([sample(1, 32, 96, 0)], 32).images.shape == (1, 3, 32, 96)  # nothing to pad
     assert collate([sample(1, 33, 95, 1)], size_divisor=1).images.shape == (1, 3, 33, 95)
-    assert collate([sample(1, 33, 95, 0)]).targets.boxes_xyxy_abs.shape == (1, 0, 4)
+    assert collate([sample(1, 33, 95, 0)], 32).targets.boxes_xyxy_abs.shape == (1, 0, 4)
 
 
 def sizes(num_portrait: int, num_landscape: int) -> np.ndarray:

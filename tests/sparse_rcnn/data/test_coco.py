@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from sparse_rcnn.data.transforms import EvalTransform, RandomCropRecipe, TrainTr
 from sparse_rcnn.errors import DataError
 from tests.support.coco_files import AS_IS, box_record, dataset, small_set
 from tests.support.paths import shared
+
+padded = partial(collate, size_divisor=32)
 
 
 def test_samples_of_the_small_set(tmp_path):
@@ -142,7 +145,7 @@ def test_reading_leaves_every_global_generator_alone(tmp_path, monkeypatch):
 def test_the_number_of_workers_changes_nothing(tmp_path):
     data = dataset(tmp_path, small_set(), augmentation())
     keys = [[(epoch, i) for i in (2, 0, 1)] for epoch in range(4)]
-    plain, parallel = (list(DataLoader(data, batch_sampler=keys, collate_fn=collate, num_workers=n)) for n in (0, 2))
+    plain, parallel = (list(DataLoader(data, batch_sampler=keys, collate_fn=padded, num_workers=n)) for n in (0, 2))
     assert len(plain) == len(parallel) == 4
     for a, b in zip(plain, parallel, strict=True):
         assert a.image_ids == b.image_ids == (70, 5, 9)
@@ -156,7 +159,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
     data = dataset(tmp_path, small_set())
     (tmp_path / "images" / "5.png").write_bytes(b"junk")
     with pytest.raises(DataError) as caught:
-        list(DataLoader(data, batch_size=1, collate_fn=collate, num_workers=1))
+        list(DataLoader(data, batch_size=1, collate_fn=padded, num_workers=1))
     assert "5.png (image id 5) cannot be read as an image" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> CocoDetection:
 
 def batches_of(images: CocoDetection, world: World = ALONE, **changes: Any) -> TrainBatches:
     options = {"batch_size": 4, "num_micro_batches": 1, "num_workers": 0, "seed": 3}
-    return TrainBatches(images, world=world, **(options | changes))
+    return TrainBatches(images, world=world, size_divisor=32, **(options | changes))
 
 
 def first(batches: TrainBatches, count: int, step: int = 0) -> list[Batch]:
@@ -103,13 +103,13 @@ def test_loading_draws_nothing_from_the_global_generator(images: CocoDetection) 
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first(batches_of(images), 3)
-    list(eval_batches(images, 4, 0, ALONE))
+    list(eval_batches(images, 4, 0, ALONE, 32))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_an_evaluation_sees_each_image_once_over_all_processes(images: CocoDetection, tmp_path: Path) -> None:
     data = CocoDetection(images.annotations_path, images.images_path, EvalTransform(40, None), False, 0)
     for size in (1, 2, 3):
-        shares = [ids(list(eval_batches(data, 3, 0, World(rank, size, CPU)))) for rank in range(size)]
+        shares = [ids(list(eval_batches(data, 3, 0, World(rank, size, CPU), 32))) for rank in range(size)]
         assert sorted(i for share in shares for batch in share for i in batch) == list(range(NUM_IMAGES))
         assert max(len(batch) for share in shares for batch in share) <= 3
