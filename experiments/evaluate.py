@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from experiments.run.detection import Computation
     from experiments.run.evaluation_record import Evaluation
     from sparse_rcnn.data.coco import CocoDetection
-    from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.detector_base import Detector
     from sparse_rcnn.distributed import World
     from sparse_rcnn.pixel_range import PixelRange
 
@@ -100,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     run = RunDirectory(args.path) if (args.path / layout.META).is_file() else None
     job = make_job(args, run.config if run is not None else None)
-    from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.detector_base import Detector
 
     with trusted_modules(args) as trusted:
-        model = SparseRCNN.from_pretrained(args.path, trusted)
+        model = Detector.from_pretrained(args.path, trusted)
     with closing(init_world_on(args.device, "--device")) as world:
         if run is not None and job.split == "val":
             with trusted_modules(args) as trusted:
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evaluate(args, job, model, world)
 
 
-def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World) -> None:
+def evaluate(args: argparse.Namespace, job: Job, model: Detector, world: World) -> None:
     """Detect, evaluate, print, write."""
     from experiments.cli.naming import naming
     from experiments.run.detection import detect_all
@@ -155,8 +155,10 @@ def evaluate(args: argparse.Namespace, job: Job, model: SparseRCNN, world: World
         return
     seconds = time.perf_counter() - started
     assert evaluator is not None
-    evaluation = evaluate_stages(tables, evaluator, reference=False, all_stages=args.all_stages, max_dets=args.max_dets)
-    shown = {*args.max_dets, *([300] if args.max_dets_300 or model.proposals.num_proposals > WIDE else [])}
+    evaluation = evaluate_stages(
+        tables, evaluator, reference=False, all_stages=args.all_stages and model.has_stages, max_dets=args.max_dets
+    )
+    shown = {*args.max_dets, *([300] if args.max_dets_300 or model.max_detections > WIDE else [])}
     print_metrics(evaluation, f"{args.path} on {job.annotations}", shown, args.per_class)
     speed = len(dataset) / seconds
     elapsed = time.strftime("%H:%M:%S", time.gmtime(seconds))

@@ -24,7 +24,7 @@ from sparse_rcnn.places import user_path
 if TYPE_CHECKING:
     from torchvision.tv_tensors import Image
 
-    from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.detector_base import Detector
     from sparse_rcnn.pixel_range import PixelRange
 
 WRITE_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -82,13 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("there is nothing to detect in: give images or folders, or --annotations and --images")
     pictures = plan_outputs(args.inputs, args.out)
     from experiments.cli.naming import init_world_on
-    from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.detector_base import Detector
     from sparse_rcnn.rundir.json_files import write_json_atomic
 
     with trusted_modules(args) as trusted:
-        model = SparseRCNN.from_pretrained(args.path, trusted)
+        model = Detector.from_pretrained(args.path, trusted)
     model.to(init_world_on(args.device, "--device").device)
     assert model.card is not None
+    if args.stages and not model.has_stages:
+        raise UserError(f"--stages: {args.path} is a {type(model).__name__}, which has no stages; leave it out")
     pixel_range = model.card.pixel_range if pixel_range is None else pixel_range
     records = list(predict_files(model, pictures, args, pixel_range, max_megapixels))
     num_unreadable = len(pictures) - len(records)
@@ -114,12 +116,12 @@ def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapix
     """Detect in the images of a COCO file and write results.json, with its ids and of every score."""
     from experiments.cli.naming import init_world_on
     from experiments.run.detection import Computation, write_results
-    from sparse_rcnn.detector import SparseRCNN
+    from sparse_rcnn.detector_base import Detector
 
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file: give a folder")
     with trusted_modules(args) as trusted:
-        model = SparseRCNN.from_pretrained(args.path, trusted)
+        model = Detector.from_pretrained(args.path, trusted)
     assert model.card is not None
     path = args.out / "results.json"
     number = write_results(
@@ -139,7 +141,7 @@ def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapix
 
 
 def predict_files(
-    model: SparseRCNN,
+    model: Detector,
     pictures: dict[Path, Path],
     args: argparse.Namespace,
     pixel_range: PixelRange,
@@ -182,7 +184,7 @@ def predict_files(
                 bar.update()
 
 
-def draw_image_stages(model: SparseRCNN, image: Image, score_threshold: float) -> Any:
+def draw_image_stages(model: Detector, image: Image, score_threshold: float) -> Any:
     """The learned proposals, then every stage's boxes, side by side."""
     from sparse_rcnn.visualize import draw_stages
 

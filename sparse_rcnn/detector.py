@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
-from typing import overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparse_rcnn.architecture import TRUSTED_MODULES
-from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS
-from sparse_rcnn.detector_module import DetectorModule
-from sparse_rcnn.errors import CheckpointError
-from sparse_rcnn.image_detection import ImageInput, StagePredictions, predict, predict_stages
+from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.model_card import ModelCard
-from sparse_rcnn.pixel_range import PixelRange
 from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput
-from sparse_rcnn.weights import load_detector
 
 
-class SparseRCNN(DetectorModule):
+class SparseRCNN(Detector):
     """The detector of arXiv 2011.12450: learned proposals refined by a cascade of stages.
 
     Args:
@@ -74,6 +66,10 @@ class SparseRCNN(DetectorModule):
         # Recompute each stage in the backward pass: 12 stages or 500 proposals then fit. Same numbers.
         self.activation_checkpointing = False
         self.card: ModelCard | None = None
+
+    @property
+    def max_detections(self) -> int:
+        return self.proposals.num_proposals
 
     @property
     def num_classes(self) -> int:
@@ -151,78 +147,3 @@ class SparseRCNN(DetectorModule):
         else:
             logits, boxes, features = run(*start, *maps)
         return StageOutput(logits, boxes), features
-
-    @overload
-    def predict(
-        self,
-        images: ImageInput,
-        score_threshold: float = ...,
-        batch_size: int = ...,
-        pixel_range: PixelRange | None = ...,
-        max_megapixels: float | None = ...,
-    ) -> Detections: ...
-    @overload
-    def predict(
-        self,
-        images: list[ImageInput] | tuple[ImageInput, ...],
-        score_threshold: float = ...,
-        batch_size: int = ...,
-        pixel_range: PixelRange | None = ...,
-        max_megapixels: float | None = ...,
-    ) -> list[Detections]: ...
-    def predict(
-        self,
-        images: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
-        score_threshold: float = 0.0,
-        batch_size: int = 8,
-        pixel_range: PixelRange | None = None,
-        max_megapixels: float | None = MAX_MEGAPIXELS,
-    ) -> Detections | list[Detections]:
-        """What is in an image: the P best detections, in its own pixels, on the CPU.
-
-        Images are turned upright and resized as in evaluation; ``model.card.class_names`` names the labels.
-
-        Args:
-            images: a path, a PIL image of any mode, a tensor (3, H, W) of RGB in 0..255 (uint8 or float), or
-                a list of these.
-            score_threshold: leave out what has a lower score.
-            batch_size: images that go through the model at once, of a list.
-            pixel_range: of files and PIL images of more than 8 bits a sample (semantics.md#pixel-values); None is that
-                of the training.
-            max_megapixels: refuse larger files before their pixels are read; None refuses none.
-
-        Returns:
-            The detections of the image, or a list of them for a list.
-
-        Raises:
-            DataError: an image cannot be read.
-            UserError: no image, or a model without a card.
-        """
-        if isinstance(images, (list, tuple)):
-            return predict(self, images, score_threshold, batch_size, pixel_range, max_megapixels)
-        return predict(self, [images], score_threshold, batch_size, pixel_range, max_megapixels)[0]
-
-    def predict_stages(
-        self, image: ImageInput, pixel_range: PixelRange | None = None, max_megapixels: float | None = MAX_MEGAPIXELS
-    ) -> StagePredictions:
-        """The learned proposals and every stage's output on one image, in its own pixels, for pictures.
-
-        Raises: as ``predict``.
-        """
-        return predict_stages(self, image, pixel_range, max_megapixels)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> SparseRCNN:
-        """Build the detector that a weights file describes and load its weights, in eval mode, on the CPU.
-
-        Args:
-            path: a weights file or the directory of a finished run.
-            trusted_modules: top-level modules whose classes the file may name.
-
-        Raises:
-            CheckpointError: the file is absent, corrupt or not one of ours; the message names it.
-        """
-        model = load_detector(path, trusted_modules)
-        if not isinstance(model, cls):
-            raise CheckpointError(f"{path} describes a {type(model).__name__}, which is no {cls.__name__}")
-        return model

@@ -19,6 +19,7 @@ class DetectorModule(nn.Module):
     Attributes:
         card: set by ``load_detector`` and by whoever trains the detector; None where nobody did.
         pixel_mean: a buffer, on the detector's device.
+        backbone: images to maps; its ``bottom_up`` is the network that pretrained weights are of.
         size_divisor: H and W of a batch are its multiples.
         num_classes: K.
         has_stages: whether the output has several stages.
@@ -27,6 +28,7 @@ class DetectorModule(nn.Module):
 
     card: ModelCard | None
     pixel_mean: Tensor
+    backbone: Any
     size_divisor: int
     has_stages: bool
     proposals: nn.Module
@@ -35,6 +37,11 @@ class DetectorModule(nn.Module):
     @property
     def num_classes(self) -> int:
         """The number of classes that are told apart."""
+        raise NotImplementedError
+
+    @property
+    def max_detections(self) -> int:
+        """The largest number of detections of an image."""
         raise NotImplementedError
 
     def detections(self, output: Any, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> list[Detections]:

@@ -75,7 +75,8 @@ LAYERS = [
         "image_detection", "data.loading", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend",
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",
     ],
-    ["rundir.run_progress", "detector", "evaluation.evaluator"],
+    ["rundir.run_progress", "detector_base", "evaluation.evaluator"],
+    ["detector"],
     ["evaluation", ""],
 ]  # fmt: skip
 

@@ -20,7 +20,7 @@ from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import DataWarning, shortened
 from sparse_rcnn.data.label_space import plain_name, without_foreign_roots
-from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.losses import SetCriterion
@@ -164,9 +164,9 @@ def advice_to_exclude(val: CocoAnnotations, train: CocoAnnotations) -> str:
     return f"; data.excluded_categories=[{','.join(extra[:5])}{',...' if len(extra) > 5 else ''}] leaves classes out"
 
 
-def build_model(config: Config, dataset: CocoDetection, is_main: bool = True) -> SparseRCNN:
+def build_model(config: Config, dataset: CocoDetection, is_main: bool = True) -> Detector:
     """The detector with its card and, where asked for, pretrained weights, of which the main process says what fits."""
-    model: SparseRCNN = build(config, "model")
+    model: Detector = build(config, "model")
     evaluation = config["input"]["eval"]
     model.card = ModelCard(
         architecture=config["model"],

@@ -15,7 +15,7 @@ from experiments.config.targets import ConfigError
 from sparse_rcnn.backbone import ResNet
 from sparse_rcnn.backbone_weights import StrideError, load_backbone_weights, read_backbone_weights
 from sparse_rcnn.checkpoint_files import is_safetensors, load_checkpoint, tensors_of
-from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.pretrained import locate_backbone_weights
 from sparse_rcnn.transfer import apply_transfer, plan_transfer
@@ -25,7 +25,7 @@ Config = dict[str, Any]
 TORCH_SUFFIXES = (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".tar", ".bin")
 
 
-def check_weights(config: Config, model: SparseRCNN) -> None:
+def check_weights(config: Config, model: Detector) -> None:
     """Refuse files that a model, which may be on the meta device and of any number of classes, cannot start from.
 
     Raises:
@@ -44,7 +44,7 @@ def check_weights(config: Config, model: SparseRCNN) -> None:
             read_backbone_weights(_resnet(model), path, config["model"]["pixel_std"])
 
 
-def load_weights(config: Config, model: SparseRCNN, is_main: bool) -> None:
+def load_weights(config: Config, model: Detector, is_main: bool) -> None:
     """Load the weights that a configuration names; where `is_main`, one line on stderr says what was taken.
 
     Raises:
@@ -100,7 +100,7 @@ def locate_detector_weights(given: str) -> Path:
     return path
 
 
-def locate(config: Config, model: SparseRCNN) -> Path:
+def locate(config: Config, model: Detector) -> Path:
     """The file of `weights.backbone`, downloaded where it is a name of torchvision's."""
     with naming("weights.backbone"):
         bottom_up = model.backbone.bottom_up
@@ -108,7 +108,7 @@ def locate(config: Config, model: SparseRCNN) -> Path:
         return locate_backbone_weights(bottom_up, config["weights"]["backbone"])
 
 
-def _resnet(model: SparseRCNN) -> ResNet:
+def _resnet(model: Detector) -> ResNet:
     bottom_up = model.backbone.bottom_up
     assert isinstance(bottom_up, ResNet)  # no other one has weights to be located
     return bottom_up

@@ -20,7 +20,7 @@ from sparse_rcnn.data.loading import eval_batches
 from sparse_rcnn.data.transforms import EvalTransform
 from sparse_rcnn.dataset_detection import detect
 from sparse_rcnn.detection_table import DetectionTable
-from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.distributed import World
 from sparse_rcnn.pixel_range import PixelRange
 
@@ -36,7 +36,7 @@ class Computation:
 
 
 def detect_all(
-    model: SparseRCNN, dataset: CocoDetection, world: World, how: Computation, last_only: bool
+    model: Detector, dataset: CocoDetection, world: World, how: Computation, last_only: bool
 ) -> list[DetectionTable] | None:
     """Detections of every stage, or of the last alone; None where this process is not rank 0."""
     if world.device.type == "cpu":
@@ -53,7 +53,7 @@ def detect_all(
 
 
 def write_results(
-    model: SparseRCNN,
+    model: Detector,
     annotations: Path,
     images: Path,
     path: Path,

@@ -29,7 +29,7 @@ from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.loading import TrainBatches, eval_batches
 from sparse_rcnn.dataset_detection import detect
-from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.distributed import World
 from sparse_rcnn.engine import Learner, LoopSettings, train_steps
 from sparse_rcnn.errors import UserError
@@ -128,17 +128,17 @@ class Training:
         return self.learner.settings
 
     @property
-    def model(self) -> SparseRCNN:
+    def model(self) -> Detector:
         """The detector that trains."""
         model = self.learner.detector
-        assert isinstance(model, SparseRCNN)
+        assert isinstance(model, Detector)
         return model
 
     @property
-    def evaluated_model(self) -> SparseRCNN:
+    def evaluated_model(self) -> Detector:
         """The moving average where there is one, else the detector itself."""
         model = self.model if self.learner.ema is None else self.learner.ema.module
-        assert isinstance(model, SparseRCNN)
+        assert isinstance(model, Detector)
         return model
 
     @property
@@ -246,7 +246,9 @@ class Training:
             return None
         assert self._directory is not None
         assert self._evaluator is not None
-        evaluation = evaluate_stages(tables, self._evaluator, reference=final, max_dets=settings["max_dets"])
+        evaluation = evaluate_stages(
+            tables, self._evaluator, reference=final, all_stages=self.model.has_stages, max_dets=settings["max_dets"]
+        )
         views = view_images(self.evaluated_model, self.val_set, settings["num_pictures"], self.step)
         write_views(self._path / layout.VIEWS, views)
         epoch = self.step / self.settings.num_steps_per_epoch

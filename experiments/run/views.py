@@ -11,14 +11,19 @@ from PIL import Image
 from sparse_rcnn.atomic import replacing
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.image import read_image
-from sparse_rcnn.detector import SparseRCNN
+from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.rundir.views import View, picture_path, write_view
 
 MAX_PICTURE_SIDE = 640
 
 
-def view_images(model: SparseRCNN, dataset: CocoDetection, num_images: int, step: int) -> list[View]:
-    """Views of the first images of a data set; the model keeps its mode and no random number is drawn."""
+def view_images(model: Detector, dataset: CocoDetection, num_images: int, step: int) -> list[View]:
+    """Views of the first images of a data set; the model keeps its mode and no random number is drawn.
+
+    None of a detector without stages, of which they are made.
+    """
+    if not model.has_stages:
+        return []
     views = []
     for index in range(min(num_images, len(dataset))):
         height, width = (int(side) for side in dataset.image_sizes_hw[index])
