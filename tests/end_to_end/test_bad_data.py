@@ -217,20 +217,13 @@ def test_a_picture_that_cannot_be_used_is_found_before_the_run_exists(
     assert not (tmp_path / "runs").exists()
 
 
-def corrupt(file: Path) -> None:
-    """Break the pixels in the middle of a file and leave its ends as they are."""
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 20] = bytes(20)
-    file.write_bytes(bytes(content))
-
-
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_image_found_wrong_while_training(
     command: TrainCommand, tmp_path: Path, data: Path, split: str, num_workers: int
 ) -> None:
     original = training.data_root() / split
-    file, image_id = damage_first_image(data, split, corrupt)
+    file, image_id = damage_first_image(data, split, training.break_pixels)
     arguments = training.coco_overrides(data, tmp_path / "runs", f"data.num_workers={num_workers}")
     line = command.fails(arguments)
     assert re.match(re.escape(f"{file} (image id {image_id}) ") + "cannot be read as an image: ", line), line
@@ -251,7 +244,7 @@ def test_pictures_that_cannot_be_read_are_left_out_by_name(tmp_path: Path, data:
     cut_off, first_id = damage_first_image(data, "train", truncate)
     records = json.loads((data / "instances_train.json").read_text())["images"]
     (data / "train" / records[1]["file_name"]).unlink()
-    corrupt(data / "train" / records[2]["file_name"])
+    training.break_pixels(data / "train" / records[2]["file_name"])
     arguments = training.coco_overrides(data, tmp_path / "runs", "data.skip_unreadable=true")
     with pytest.warns(DataWarning) as warned:
         run = training.train(arguments)

@@ -112,6 +112,13 @@ def copy_data(to: Path) -> Path:
     return Path(shutil.copytree(data_root(), to))
 
 
+def break_pixels(file: Path) -> None:
+    """Break the pixels in the middle of a picture and leave the ends of its file as they are."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 20] = bytes(20)
+    file.write_bytes(bytes(content))
+
+
 def edit_json(path: Path, edit: Any) -> None:
     """Call ``edit`` on the content of a JSON file and write it back."""
     content = json.loads(path.read_text())
