@@ -74,7 +74,7 @@ class Layout:
     stem: re.Pattern[str]
 
     def prefixes(self, names: Iterable[str]) -> list[str]:
-        """What comes before the anchor, for each network that the names hold."""
+        """The prefix before the anchor, for each network that the names hold."""
         found = [name.removesuffix(self.anchor) for name in names if name.endswith(self.anchor)]
         return [prefix for prefix in found if prefix == "" or prefix.endswith(".")]
 

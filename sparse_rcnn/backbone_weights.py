@@ -216,7 +216,7 @@ def _surplus(found: _Network, names: Sequence[str], wanted: Mapping[str, Tensor]
 
 
 def _variant(found: _Network, names: Sequence[str]) -> str | None:
-    """What makes a network another kind of ResNet, for those that are common."""
+    """The traits that make a network another kind of ResNet, for those that are common."""
     if any(re.match(r"conv1\.\d|stem\.conv1_\d", name) for name in names):
         return "its stem has several convolutions (as timm's resnet50d and deeplab's networks), the model's one"
     if any(re.search(r"\.(se|eca|attn)\.", name) for name in names):

@@ -84,7 +84,7 @@ def _load_torch(path: Path) -> Any:
         # A namespace holds the options of whoever trained: a plain container.
         with torch.serialization.safe_globals([*numpy_globals(), argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no pickle, the unpickler fails in every way there is
+    except Exception as error:  # on bytes that are not a pickle, the unpickler fails in every way there is
         unsafe = re.search(r"GLOBAL `?([\w.]+)", str(error))
         if unsafe and (foreign := describe_foreign_class(unsafe[1])) is not None:
             raise CheckpointError(f"{path} is {foreign} (it holds {unsafe[1]})") from error

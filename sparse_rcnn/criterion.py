@@ -48,7 +48,7 @@ class Criterion(nn.Module):
     has_stages: bool
 
     def counts(self, targets: Targets) -> tuple[float, ...]:
-        """What sums over a micro-batch are divided by, of this micro-batch.
+        """The divisors of sums over a micro-batch, of this micro-batch.
 
         The loop adds them up over the micro-batches and processes of a step, so that the losses of a step do not depend
         on how it is cut.

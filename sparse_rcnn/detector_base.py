@@ -1,4 +1,4 @@
-"""What every detector offers to people: prediction on images, and loading from a weights file."""
+"""The public side of every detector: prediction on images, and loading from a weights file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Detector(DetectorModule):
         pixel_range: PixelRange | None = None,
         max_megapixels: float | None = MAX_MEGAPIXELS,
     ) -> Detections | list[Detections]:
-        """What is in an image: its detections, in its own pixels, on the CPU.
+        """The detections of an image, in its own pixels, on the CPU.
 
         Images are turned upright and resized as in evaluation; ``model.card.class_names`` names the labels.
 

@@ -41,7 +41,7 @@ MMDETECTION = (
 
 
 def describe_foreign_file(path: Path) -> str | None:
-    """What a file is that is certainly no checkpoint of PyTorch, safetensors or pickle; None where it may be one.
+    """The kind of a file that is certainly not one of PyTorch, safetensors or pickle; None where it may be one.
 
     Raises:
         OSError: the file cannot be read.

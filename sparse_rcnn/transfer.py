@@ -20,7 +20,7 @@ LEAST_SHARE = 0.05  # of a model's numbers, below which its weights would not be
 
 @dataclass(frozen=True)
 class Transfer:
-    """What of a weights file fits a detector.
+    """The part of a weights file that fits a detector.
 
     Attributes:
         whole: names of tensors that are taken as they are.
@@ -65,7 +65,7 @@ def plan_transfer(
     card: ModelCard,
     source: str,
 ) -> Transfer:
-    """What of a weights file a detector, which may be on the meta device, can take.
+    """The part of a weights file that a detector, which may be on the meta device, can take.
 
     A tensor of the same name and shape is taken. Of class layers the rows of those classes are taken that both have,
     by name; of learned proposals as many as both have. Stages are those of the same index.

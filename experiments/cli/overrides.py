@@ -113,7 +113,7 @@ def _several(value: str) -> str | None:
 
 
 def _advice(key: str, value: str, multirun: bool) -> str:
-    """What to type, as the end of a message; nothing where no quotes help."""
+    """The advice on quoting, as the end of a message; empty where no quotes help."""
     text = quoted(value)
     if text is None or _parsed(f"{key}={text}") is None:
         return ""

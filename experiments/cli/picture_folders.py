@@ -61,7 +61,7 @@ def _files(folder: Path, own: str) -> Iterator[Path]:
     for parent, subfolders, names in os.walk(folder):
         yield from (Path(parent, name) for name in names)
         yield from (Path(parent, name) for name in subfolders if name.startswith("."))  # named, and not entered
-        # Pictures of an earlier call are no input.
+        # Pictures of an earlier call are not input.
         subfolders[:] = [
             name
             for name in subfolders

@@ -25,7 +25,7 @@ STYLES = {ERROR: "red", "left out": "yellow", REPAIRED: "cyan", NOTE: "dim"}
 
 @dataclass
 class SplitReport:
-    """What was found in one split.
+    """The findings of one split.
 
     Attributes:
         name: train or val.
@@ -50,7 +50,7 @@ def check_data(config: Config) -> list[SplitReport]:
 
 
 def print_report(reports: Sequence[SplitReport]) -> None:
-    """What was found, the worst first, split by split."""
+    """Print the findings, the worst first, split by split."""
     from rich.console import Console
     from rich.text import Text
 
@@ -141,7 +141,7 @@ def _note_contents(coco: CocoAnnotations, split: str, num_proposals: int) -> Non
 
 
 def _compared(train: SplitReport, val: SplitReport) -> list[Finding]:
-    """What is found where the two splits are held against each other."""
+    """The findings of a comparison of the two splits."""
     assert train.coco is not None
     assert val.coco is not None
     both = Findings(val.coco.source)

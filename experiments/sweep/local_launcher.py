@@ -105,7 +105,7 @@ def _end(jobs: Sequence[_Job]) -> None:
 
 
 def hydra_arguments(config: DictConfig) -> list[str]:
-    """What a job needs of the sweep's own command line: where its configuration lies, and Hydra's own settings."""
+    """The part of the sweep's own command line that a job needs: the place of its configuration, Hydra's settings."""
     hydra, words = config.hydra, list[str]()
     for option, provider in (("--config-path", "main"), ("--config-dir", "command-line")):
         for source in hydra.runtime.config_sources:

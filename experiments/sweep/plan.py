@@ -208,7 +208,7 @@ def print_rows(rows: Sequence[PlannedRun]) -> None:
 
 
 def _differences(rows: Sequence[PlannedRun]) -> list[str]:
-    """What tells the rows apart beside the columns of names and seeds."""
+    """The differences of the rows beside the columns of names and seeds."""
     if len(rows) < 2:
         return [""] * len(rows)
     shown = ("experiment=", "seed=")

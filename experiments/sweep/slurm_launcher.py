@@ -157,7 +157,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):
         return [job for array in arrays for job in array]
 
     def _executor(self, after: str | None) -> Any:
-        """What submits an array, whose jobs begin when the job ``after`` has ended."""
+        """The executor of an array, whose jobs begin when the job ``after`` has ended."""
         import submitit
 
         own = {"submitit_folder", "max_num_timeout"}

@@ -39,7 +39,7 @@ class CocoAnnotations:
 
     Attributes:
         source: the name of the file.
-        fingerprint: the SHA-256 of the file, empty for content that is no file.
+        fingerprint: the SHA-256 of the file, empty for content that is not a file.
         ids, category_ids: the ids of images and categories as the file spells them.
         has_annotations: whether the file has annotations at all (those of a test set have none).
         listed_image_ids: the ids of the images that the file lists and that were asked for, those left out among them.

@@ -1,4 +1,4 @@
-"""What the reading of a data set finds: faults, and what it repaired, left out or is worth a word."""
+"""Findings of the reading of a data set: faults, repairs, records left out, and notes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ LFS = "it is a pointer of Git LFS: fetch the file itself with `git lfs pull`"
 
 
 def foreign_bytes(data: bytes) -> str | None:
-    """What a file that is not JSON seems to be, with the way out; None where nothing gives it away."""
+    """The likely format of a file that is not JSON, with the way out; None where nothing gives it away."""
     start = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
     if data[:2] == b"\x1f\x8b" or data[:4] == b"PK\x03\x04":
         return "it is a compressed archive: unpack it first"
@@ -38,7 +38,7 @@ def foreign_bytes(data: bytes) -> str | None:
 
 
 def foreign_content(content: Any) -> str | None:
-    """What a JSON value that is not a COCO detection file seems to be, with the way out; None for nothing known."""
+    """The likely format of JSON that is not a COCO detection file, with the way out; None for an unknown one."""
     if isinstance(content, list):
         first = content[0] if content else None
         if isinstance(first, dict) and {"image_id", "bbox"} <= first.keys():

@@ -16,7 +16,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def id_key(value: Any) -> Key | None:
-    """What an id means however it is spelled: 7, 7.0 and "7" are one id; None where it is none."""
+    """The meaning of an id, however it is spelled: 7, 7.0 and "7" are one id; None where it is not an id."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, np.integer)):

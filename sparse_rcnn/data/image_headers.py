@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says of its picture.
+    """The header of a picture file.
 
     Attributes:
         stored_size_hw: of the pixels as they are stored.

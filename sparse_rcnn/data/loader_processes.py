@@ -107,7 +107,7 @@ def share(batch: Batch) -> Batch:
 
 
 def _describe(error: BaseException, workers: Sequence[BaseProcess], num_workers: int) -> LoaderError | None:
-    """What became of the loader processes, None where the error has nothing to do with them."""
+    """The fate of the loader processes, None where the error has nothing to do with them."""
     text = str(error)
     fewer = f"lower num_workers (now {num_workers}; 0 loads in this process)"
     is_lost = not text.startswith("Caught ") and isinstance(error, (RuntimeError, ConnectionError, EOFError))

@@ -25,7 +25,7 @@ def find_problems(
     max_megapixels: float | None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> dict[int, str]:
-    """What is wrong with pictures, by index, from their headers and the ends of their files: the cheap check.
+    """The faults of pictures, by index, from their headers and the ends of their files: the cheap check.
 
     Args:
         pixel_range, max_megapixels: of `read_image`.
@@ -47,7 +47,7 @@ def decode_all(
     max_megapixels: float | None,
     progress: Callable[[int], object] = lambda count: None,
 ) -> tuple[dict[int, str], dict[str, list[int]]]:
-    """What is wrong with pictures, by index, and the indices of equal files by the digest of their content.
+    """The faults of pictures, by index, and the indices of equal files by the digest of their content.
 
     Every picture is decoded.
 

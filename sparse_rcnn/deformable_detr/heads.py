@@ -1,4 +1,4 @@
-"""What is read off a decoded query: logits and a box."""
+"""The heads of a decoded query: logits and a box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a loader process dies of is one line where a batch is asked for."""
+"""The death of a loader process is one line where a batch is asked for."""
 
 from __future__ import annotations
 
