@@ -165,7 +165,7 @@ def advice_to_exclude(val: CocoAnnotations, train: CocoAnnotations) -> str:
 
 
 def build_model(config: Config, dataset: CocoDetection, is_main: bool = True) -> Detector:
-    """The detector with its card and, pretrained weights; the main process prints the part that fits."""
+    """The detector with its card and the pretrained weights asked for; the main process prints the part that fits."""
     model: Detector = build(config, "model")
     evaluation = config["input"]["eval"]
     model.card = ModelCard(
