@@ -105,9 +105,9 @@ def program(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     script.write_text(PROGRAM)
     (conf / "recipe").mkdir(parents=True)
     (conf / "main.yaml").write_text(
-        "defaults: [schema, _self_, recipe: mini]\n"
-        "hydra: {run: {dir: .}, sweep: {dir: ., subdir: .}, output_subdir: null, "
-        "job_logging: {root: {handlers: [console]}}}\n"
+        # No file handler, which Hydra 1.4 leaves open for the garbage collector to complain about.
+        "defaults: [schema, _self_, recipe: mini, override hydra/job_logging: stdout]\n"
+        "hydra: {run: {dir: .}, sweep: {dir: ., subdir: .}, output_subdir: null}\n"
     )
     for recipe in ("mini", "paper"):
         (conf / "recipe" / f"{recipe}.yaml").write_text(f"# @package _global_\nrecipe: {recipe}\n")
