@@ -136,7 +136,7 @@ def load_image(
     """What a user may give as an image, as RGB uint8 (3, H, W), upright.
 
     Args:
-        who: what the errors call an image that is no file.
+        who: the name, in errors, of an image that is not a file.
         pixel_range, max_megapixels: of files and PIL images, see ``read_image``; a PIL image whose pixels are loaded
             may have any size.
 

@@ -40,7 +40,7 @@ LAYERS = [
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
         "data.deep_pictures", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
-        "deformable_detr", "deformable_detr.sine_encoding", "deformable_detr.padding", "deformable_detr.attention",
+        "deformable_detr", "deformable_detr.padding", "deformable_detr.attention",
     ],
     [
         "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
@@ -48,7 +48,7 @@ LAYERS = [
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.box_formats", "data.shapes",
-        "detr.backbone", "deformable_detr.levels",
+        "detr.backbone", "deformable_detr.levels", "deformable_detr.sine_encoding",
     ],
     ["query_boxes"],
     [

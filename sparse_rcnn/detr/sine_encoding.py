@@ -21,6 +21,8 @@ class MaskSineEncoding(nn.Module):
         temperature: ratio of the longest to the shortest wave length (10000).
     """
 
+    offset = 0.0  # of a cell's place from its far edge, in cells
+
     def __init__(self, hidden_dim: int, temperature: float) -> None:
         super().__init__()
         if hidden_dim < 4 or hidden_dim % 4:
@@ -34,8 +36,8 @@ class MaskSineEncoding(nn.Module):
         valid = ~mask
         y = valid.cumsum(1, dtype=torch.float32)
         x = valid.cumsum(2, dtype=torch.float32)
-        y = y / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-        x = x / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+        y = (y - self.offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
+        x = (x - self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         return torch.cat((self._waves(y), self._waves(x)), dim=3).permute(0, 3, 1, 2)
 
     def _waves(self, angle: Tensor) -> Tensor:

@@ -41,7 +41,10 @@ def test_padding_is_finite() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"hidden_dim": 6}, "hidden_dim 6 is not a multiple of 4"), ({"temperature": 1}, "temperature must be above 1")],
+    [
+        ({"hidden_dim": 6}, "hidden_dim must be a positive multiple of 4, got 6"),
+        ({"temperature": 1}, "temperature must be above 1"),
+    ],
 )
 def test_rejected(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
