@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sparse_rcnn.boxes import whwh
 from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.proposals import LearnedProposals
+from sparse_rcnn.responses import record_responses
 from sparse_rcnn.stage import Stage
-from sparse_rcnn.structures import Detections, StageOutput
+from sparse_rcnn.structures import Detections, StageOutput, Targets
 
 
 class SparseRCNN(Detector):
@@ -51,6 +54,7 @@ class SparseRCNN(Detector):
         if num_stages < 1:
             raise ValueError(f"num_stages must be at least 1, got {num_stages}")
         self.num_stages = num_stages
+        self.num_classes, self.max_detections = stage.num_classes, proposals.num_proposals
         self.backbone = backbone
         self.proposals = proposals
         if not stage.reads_proposal_features:  # a parameter without a gradient would stop distributed training
@@ -66,16 +70,6 @@ class SparseRCNN(Detector):
         # Recompute each stage in the backward pass: 12 stages or 500 proposals then fit. Same numbers.
         self.activation_checkpointing = False
         self.card: ModelCard | None = None
-
-    @property
-    def max_detections(self) -> int:
-        return self.proposals.num_proposals
-
-    @property
-    def num_classes(self) -> int:
-        last = self.stages[-1]
-        assert isinstance(last, Stage)
-        return last.num_classes
 
     def class_tensors(self) -> set[str]:
         return {
@@ -97,6 +91,26 @@ class SparseRCNN(Detector):
     ) -> list[list[Detections]]:
         return [select_detections(stage, image_sizes_hw, original_sizes_hw) for stage in output]
 
+    def stage_boxes(
+        self, output: Sequence[StageOutput], image_sizes_hw: Tensor, original_sizes_hw: Tensor
+    ) -> list[list[Detections]]:
+        scale = (whwh(original_sizes_hw) / whwh(image_sizes_hw))[:, None]
+        stages = []
+        for stage in output:
+            boxes_xyxy_abs = (stage.boxes_xyxy_abs.float() * scale).cpu()
+            logits = stage.logits.float().cpu()
+            columns = zip(boxes_xyxy_abs, logits.sigmoid().amax(-1), logits.argmax(-1), strict=True)
+            stages.append([Detections(*column) for column in columns])
+        return stages
+
+    def start_boxes(self, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> Tensor:
+        boxes_xyxy_abs, _ = self.proposals(image_sizes_hw)
+        scaled: Tensor = boxes_xyxy_abs.float() * (whwh(original_sizes_hw) / whwh(image_sizes_hw))[:, None]
+        return scaled
+
+    def recording_responses(self) -> AbstractContextManager[Sequence[Tensor]]:
+        return record_responses(self.stages)
+
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
         """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (semantics.md#input)."""
         x = (images.float() - self.pixel_mean) / self.pixel_std
@@ -105,12 +119,13 @@ class SparseRCNN(Detector):
         inside = rows[:, None, :, None] & columns[:, None, None, :]
         return x.masked_fill(~inside, 0.0)
 
-    def forward(self, images: Tensor, image_sizes_hw: Tensor) -> list[StageOutput]:
+    def forward(self, images: Tensor, image_sizes_hw: Tensor, targets: Targets | None = None) -> list[StageOutput]:
         """Detect in a padded batch.
 
         Args:
             images: (N, 3, H, W) uint8 or float, RGB, 0..255, H and W multiples of 32.
             image_sizes_hw: (N, 2) sizes of the unpadded images.
+            targets: not used; other detectors sample by them.
 
         Returns:
             One output per stage, boxes in pixels of the unpadded images, never clipped to them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,19 +13,22 @@ from sparse_rcnn.structures import Detections
 
 
 class DetectorModule(nn.Module):
-    """A detector; ``sparse_rcnn.detector`` is one.
+    """A detector: images in, an output that its criterion and its own ``detections`` read.
 
-    Called with raw, zero-padded images (N, 3, H, W) and their sizes (N, 2), it gives an output that its criterion and
-    its own ``detections`` read. Stages are an optional capability: outputs that are refined one after the other.
+    Called as ``detector(images, image_sizes_hw, targets)`` with raw, zero-padded images (N, 3, H, W), their sizes
+    (N, 2) and, in training, their `Targets`: a detector that samples by them does so within its forward pass, others
+    ignore them. Stages are an optional capability: outputs that are refined one after the other, decoder layers
+    included.
 
     Attributes:
-        card: set by ``load_detector`` and by whoever trains the detector; None where nobody did.
+        card: set by ``load_detector`` and by the trainer of the detector; None otherwise.
         pixel_mean: a buffer, on the detector's device.
         backbone: images to maps; its ``bottom_up`` is the network that pretrained weights are of.
-        size_divisor: H and W of a batch are its multiples.
-        num_classes: K.
+        size_divisor: H and W of a batch are its multiples; 1 pads to the largest image of the batch alone.
         has_stages: whether the output has several stages.
-        proposals, stages: of a detector with stages that starts from learned boxes.
+        num_classes: K.
+        max_detections: the largest number of detections of an image.
+        activation_checkpointing: recompute parts of the forward pass in the backward pass: less memory, same numbers.
     """
 
     card: ModelCard | None
@@ -31,18 +36,9 @@ class DetectorModule(nn.Module):
     backbone: Any
     size_divisor: int
     has_stages: bool
-    proposals: nn.Module
-    stages: nn.ModuleList
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes that are told apart."""
-        raise NotImplementedError
-
-    @property
-    def max_detections(self) -> int:
-        """The largest number of detections of an image."""
-        raise NotImplementedError
+    num_classes: int
+    max_detections: int
+    activation_checkpointing: bool
 
     def detections(self, output: Any, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> list[Detections]:
         """The detections of each image, in pixels of the original image, on the CPU, best score first.
@@ -59,8 +55,34 @@ class DetectorModule(nn.Module):
         """The detections of each image by stage, the last of which is the detector's own."""
         return [self.detections(output, image_sizes_hw, original_sizes_hw)]
 
+    def stage_boxes(self, output: Any, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> list[list[Detections]]:
+        """The boxes of each image by stage, each with its best class, for pictures: box i of a stage becomes box i of
+        the next, so they are not in the order of their scores.
+
+        A detector without stages gives its detections, as one stage.
+        """
+        return [self.detections(output, image_sizes_hw, original_sizes_hw)]
+
+    def start_boxes(self, image_sizes_hw: Tensor, original_sizes_hw: Tensor) -> Tensor | None:
+        """The learned boxes (N, P, 4) that the first stage refines, in pixels of the original images; None without."""
+        return None
+
+    def recording_responses(self) -> AbstractContextManager[Sequence[Tensor]]:
+        """Collect how much each stage's head leaves of the positions of its RoI features, (N, P, h, w) a stage.
+
+        The forward pass within the context fills the list, which stays empty where a detector has no such head.
+        """
+        return nullcontext([])
+
+    def forward_shapes(self, images: Tensor, image_sizes_hw: Tensor) -> Any:
+        """The forward pass as far as shapes alone decide it, on the meta device, to count its FLOPs.
+
+        Parts that depend on values (sampling, NMS) take their largest size.
+        """
+        return self(images, image_sizes_hw)
+
     def class_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per class; none of a detector that does not say."""
+        """Names of the tensors that have one row per class; empty where a detector names none."""
         return set()
 
     def proposal_tensors(self) -> set[str]:

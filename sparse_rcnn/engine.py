@@ -149,7 +149,7 @@ def training_step(
         hold = nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
         with hold:
             with autocast(settings.precision, world.device):
-                output = model(images, moved.image_sizes_hw)
+                output = model(images, moved.image_sizes_hw, moved.targets)
             losses = learner.criterion(output, moved.targets, moved.image_sizes_hw, share)
             if i == 0:
                 after_matching()

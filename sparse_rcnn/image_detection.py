@@ -15,7 +15,6 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from sparse_rcnn.boxes import whwh
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.coco import Sample
 from sparse_rcnn.data.image import exif_orientation, read_image, to_rgb, to_upright
@@ -26,8 +25,7 @@ from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.eval_mode import eval_mode
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.pixel_range import AUTO, PixelRange, checked_pixel_range
-from sparse_rcnn.responses import record_responses
-from sparse_rcnn.structures import Batch, Detections, StageOutput
+from sparse_rcnn.structures import Batch, Detections
 
 ImageInput = str | os.PathLike[str] | Image.Image | Tensor
 """A file, a PIL image, or a tensor (3, H, W) of RGB in 0..255, uint8 or float."""
@@ -35,31 +33,19 @@ ImageInput = str | os.PathLike[str] | Image.Image | Tensor
 
 @dataclass(frozen=True)
 class StagePredictions:
-    """The proposals of one image and what every stage makes of them, in pixels of the image, never clipped.
+    """The boxes of every stage on one image, in pixels of the image, each with its best class.
 
-    Shapes: ``proposals_xyxy_abs`` (P, 4); ``outputs`` one per stage, logits (1, P, K) and boxes (1, P, 4);
-    ``responses`` (S, P, h, w), how much the dynamic head leaves of each position of its RoI feature, None for heads
-    that filter nothing. All on the CPU.
+    Shapes: ``boxes_xyxy_abs`` (S, P, 4), ``scores`` and ``labels`` (S, P); ``proposals_xyxy_abs`` (P, 4), the learned
+    boxes that the first stage refines, None where there are none; ``responses`` (S, P, h, w), how much the dynamic head
+    leaves of each position of its RoI feature, None for heads that filter nothing. All on the CPU. Of a detector
+    without stages S is 1, and the boxes are its detections.
     """
 
-    proposals_xyxy_abs: Tensor
-    outputs: list[StageOutput]
+    proposals_xyxy_abs: Tensor | None
+    boxes_xyxy_abs: Tensor
+    scores: Tensor
+    labels: Tensor
     responses: Tensor | None
-
-    @property
-    def boxes_xyxy_abs(self) -> Tensor:
-        """(S, P, 4)."""
-        return torch.cat([output.boxes_xyxy_abs for output in self.outputs])
-
-    @property
-    def scores(self) -> Tensor:
-        """(S, P), the best score of each box."""
-        return torch.cat([output.logits for output in self.outputs]).sigmoid().amax(-1)
-
-    @property
-    def labels(self) -> Tensor:
-        """(S, P), the label of the best score of each box."""
-        return torch.cat([output.logits for output in self.outputs]).argmax(-1)
 
 
 @torch.no_grad()
@@ -71,7 +57,7 @@ def predict(
     pixel_range: PixelRange | None,
     max_megapixels: float | None,
 ) -> list[Detections]:
-    """Detections of each image, see ``SparseRCNN.predict``."""
+    """Detections of each image, see ``Detector.predict``."""
     if not 0 <= score_threshold <= 1:
         raise UserError(f"score_threshold must be within 0 and 1, got {score_threshold}")
     if batch_size < 1:
@@ -111,22 +97,22 @@ def predict(
 def predict_stages(
     model: DetectorModule, image: ImageInput, pixel_range: PixelRange | None, max_megapixels: float | None
 ) -> StagePredictions:
-    """The proposals and every stage's output on one image, see ``SparseRCNN.predict_stages``."""
+    """The learned boxes and every stage's boxes on one image, see ``Detector.predict_stages``."""
     card = _card(model)
     pixel_range = card.pixel_range if pixel_range is None else checked_pixel_range(pixel_range)
     pixels = load_image(image, "the image", pixel_range, max_megapixels)
     sample = _sample(EvalTransform(card.short_side, card.max_long_side), pixels, 0)
-    with eval_mode(model), record_responses(model.stages) as responses:
-        batch, outputs = _forward(model, [sample])
-        proposals_xyxy_abs, _ = model.proposals(batch.image_sizes_hw)
-    scale = (whwh(batch.original_sizes_hw) / whwh(batch.image_sizes_hw))[:, None]
-    scaled = [
-        StageOutput(output.logits.float().cpu(), (output.boxes_xyxy_abs.float() * scale).cpu()) for output in outputs
-    ]
+    with eval_mode(model), model.recording_responses() as responses:
+        batch, output = _forward(model, [sample])
+        sizes_hw = (batch.image_sizes_hw, batch.original_sizes_hw)
+        stages = [stage for (stage,) in model.stage_boxes(output, *sizes_hw)]
+        proposals_xyxy_abs = model.start_boxes(*sizes_hw)
     return StagePredictions(
-        (proposals_xyxy_abs.float() * scale)[0].cpu(),
-        scaled,
-        torch.cat(responses).float().cpu() if responses else None,
+        None if proposals_xyxy_abs is None else proposals_xyxy_abs[0].cpu(),
+        torch.stack([stage.boxes_xyxy_abs for stage in stages]),
+        torch.stack([stage.scores for stage in stages]),
+        torch.stack([stage.labels for stage in stages]),
+        torch.cat(list(responses)).float().cpu() if responses else None,
     )
 
 
@@ -187,7 +173,7 @@ def _card(model: DetectorModule) -> ModelCard:
     if model.card is None:
         raise UserError(
             "the model has no card, so its image size and classes are unknown: load it with "
-            "SparseRCNN.from_pretrained, or set model.card = ModelCard(...) (sparse_rcnn.model_card)"
+            "its class's from_pretrained, or set model.card = ModelCard(...) (sparse_rcnn.model_card)"
         )
     return model.card
 

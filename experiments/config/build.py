@@ -190,7 +190,11 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     lr = scale_lr(optim["lr"], train["lr_scaling"], train["batch_size"], train["reference_batch_size"])
     make = build(config, "optim")
     try:
-        return make(parameter_groups(model, lr, train["backbone_lr_multiplier"]))
+        groups = parameter_groups(model, lr, train["backbone_lr_multiplier"], train["lr_multipliers"])
+    except ValueError as error:
+        raise ConfigError(f"train.{error}") from error
+    try:
+        return make(groups)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"optim: {error}") from error
 

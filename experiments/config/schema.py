@@ -47,6 +47,7 @@ class TrainConfig:
     reference_batch_size: int = MISSING  # of which optim.lr is the rate
     lr_scaling: str = MISSING  # none | sqrt | linear in batch_size / reference_batch_size
     backbone_lr_multiplier: float = MISSING
+    lr_multipliers: dict[str, float] = MISSING  # of parameters whose names contain the key
     clip_norm: float | None = MISSING  # of the gradient of the whole model; null: no clipping
     ema_decay: float | None = MISSING  # null: no moving average; else it is what gets evaluated and saved
     precision: str = MISSING  # fp32 | bf16 (matching and losses stay float32)
@@ -62,6 +63,9 @@ class TrainConfig:
         _at_least(1, num_micro_batches=self.num_micro_batches, log_every=self.log_every)
         _at_least(1, checkpoint_every=self.checkpoint_every)
         _at_least(0, backbone_lr_multiplier=self.backbone_lr_multiplier)
+        for name, value in self.lr_multipliers.items():
+            if value < 0:
+                raise ValueError(f"lr_multipliers.{name} must be at least 0, got {value}")
         _one_of("lr_scaling", self.lr_scaling, ("none", "sqrt", "linear"))
         _one_of("precision", self.precision, ("fp32", "bf16"))
         if self.clip_norm is not None and self.clip_norm <= 0:

@@ -35,6 +35,7 @@ def view_images(model: Detector, dataset: CocoDetection, num_images: int, step: 
             dataset.max_megapixels,
         )
         found = model.predict_stages(image)
+        assert found.proposals_xyxy_abs is not None
         truth_boxes_xyxy_abs, truth_labels = dataset.ground_truth(index)
         views.append(
             View(

@@ -49,7 +49,11 @@ EXCLUDED_KEYS = (
 )
 # Keys that came after runs were trained, with the value that means 'as before': with it they stay out of an identity,
 # so that finished runs keep theirs. Any other value enters.
-VALUES_AS_BEFORE: dict[str, Any] = {"data.excluded_categories": [], "input.pixel_range": "auto"}
+VALUES_AS_BEFORE: dict[str, Any] = {
+    "data.excluded_categories": [],
+    "input.pixel_range": "auto",
+    "train.lr_multipliers": {},
+}
 # The excluded keys of which an identity hashes the content in their place. Where configurations are compared without
 # reading any data or weights, these keys are compared themselves.
 CONTENT_KEYS = ("weights", "data.name", "data.generator")

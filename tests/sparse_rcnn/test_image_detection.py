@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from sparse_rcnn import SparseRCNN
+from sparse_rcnn.boxes import whwh
 from sparse_rcnn.data.batching import collate
 from sparse_rcnn.data.image import EXIF_ORIENTATION
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.eval_mode import eval_mode
 from sparse_rcnn.image_detection import load_image
 from sparse_rcnn.postprocess import select_detections
-from sparse_rcnn.structures import Detections
+from sparse_rcnn.structures import Detections, StageOutput
 from sparse_rcnn.weights import save_detector
 from tests.support.detectors import NUM_PROPOSALS, NUM_STAGES, small_card, small_detector
 from tests.support.pictures import picture, to_pil
@@ -242,10 +243,24 @@ def test_stages_are_in_pixels_of_the_image_and_end_in_the_detections(model: Spar
     torch.testing.assert_close(stages.proposals_xyxy_abs, proposals)
 
     size = torch.tensor([[40, 60]])
-    assert_same(select_detections(stages.outputs[-1], size, size)[0], model.predict(picture()), 1e-4)
-    first = stages.outputs[0].logits[0].sigmoid()
-    torch.testing.assert_close(stages.scores[0], first.max(dim=1).values)
-    assert stages.labels[0].tolist() == first.argmax(dim=1).tolist()
+    detected = model.predict(picture())
+    # The best class of a box is among the detections wherever its box is, clipped to the image.
+    best = stages.scores[-1].argmax()
+    assert stages.scores[-1, best] == pytest.approx(detected.scores[0].item(), abs=1e-5)
+    assert stages.labels[-1, best] == detected.labels[0]
+    limit = whwh(size)[0]
+    clipped = torch.minimum(stages.boxes_xyxy_abs[-1, best].clamp(min=0), limit)
+    torch.testing.assert_close(clipped, detected.boxes_xyxy_abs[0], rtol=0, atol=1e-3)
+
+
+def test_a_stage_gives_each_box_with_its_best_class() -> None:
+    detector = small_detector(card=small_card()).eval()
+    logits = torch.tensor([[[-1.0, 2.0], [3.0, -2.0]]])
+    output = [StageOutput(logits, torch.tensor([[[0.0, 4.0, 8.0, 16.0], [2.0, 2.0, 4.0, 4.0]]]))]
+    ((stage,),) = detector.stage_boxes(output, torch.tensor([[32, 64]]), torch.tensor([[16, 128]]))
+    assert stage.labels.tolist() == [1, 0]
+    torch.testing.assert_close(stage.scores, torch.tensor([2.0, 3.0]).sigmoid())
+    assert stage.boxes_xyxy_abs.tolist() == [[0.0, 2.0, 16.0, 8.0], [4.0, 1.0, 8.0, 2.0]]
 
 
 def test_the_forward_of_training_takes_raw_batches_as_before(model: SparseRCNN) -> None:

@@ -34,7 +34,7 @@ def test_an_unknown_lr_scaling_rule_is_refused() -> None:
 def test_one_group_of_all_trainable_parameters() -> None:
     with torch.device("meta"):
         model = build(architecture(bottom_up=resnet(18)))
-    (group,) = parameter_groups(model, lr=0.5, backbone_lr_multiplier=1.0)
+    (group,) = parameter_groups(model, lr=0.5, backbone_lr_multiplier=1.0, lr_multipliers={})
     assert group["lr"] == 0.5
     assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters() if p.requires_grad]
     assert len(group["params"]) == len(list(model.parameters())) - 5
@@ -42,7 +42,7 @@ def test_one_group_of_all_trainable_parameters() -> None:
 
 def test_two_groups_where_the_backbone_has_its_own_rate() -> None:
     model = small_detector()
-    rest, backbone = parameter_groups(model, lr=0.5, backbone_lr_multiplier=0.1)
+    rest, backbone = parameter_groups(model, lr=0.5, backbone_lr_multiplier=0.1, lr_multipliers={})
     assert (rest["lr"], backbone["lr"]) == (0.5, 0.05)
     names = {id(p): n for n, p in model.named_parameters()}
     assert all(names[id(p)].startswith("backbone.") for p in backbone["params"])
@@ -50,9 +50,32 @@ def test_two_groups_where_the_backbone_has_its_own_rate() -> None:
     assert len(rest["params"]) + len(backbone["params"]) == len(names)
 
 
+def test_groups_by_parts_of_names_whose_multipliers_multiply() -> None:
+    model = small_detector()
+    multipliers = {"bottom_up": 0.5, "stages.1.": 0.25, "backbone": 1.0}
+    groups = parameter_groups(model, lr=2.0, backbone_lr_multiplier=0.1, lr_multipliers=multipliers)
+    rate_of = {id(p): group["lr"] for group in groups for p in group["params"]}
+    expected = {
+        name: 2.0
+        * (0.1 if name.startswith("backbone.") else 1)
+        * (0.5 if "bottom_up" in name else 1)
+        * (0.25 if "stages.1." in name else 1)
+        for name, _ in model.named_parameters()
+    }
+    assert {name: rate_of[id(p)] for name, p in model.named_parameters()} == pytest.approx(expected)
+    assert groups[0]["lr"] == 2.0
+    assert len(groups) == len(set(expected.values()))
+
+
+def test_a_part_of_no_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="lr_multipliers: no parameter of the model has 'transformr' in its name"):
+        parameter_groups(small_detector(), 1.0, 1.0, {"transformr": 0.1})
+
+
 def test_weight_decay_is_on_everything() -> None:
     model = small_detector()
-    optimizer = torch.optim.AdamW(parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0), weight_decay=0.5)
+    groups = parameter_groups(model, lr=0.1, backbone_lr_multiplier=1.0, lr_multipliers={})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.5)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
