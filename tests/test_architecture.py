@@ -190,7 +190,7 @@ def test_foreign_words_are_found(text: str) -> None:
 ROOMS = {
     "experiments": ("cli", "config", "tracking", "run", "sweep"),
     "analysis": (
-        "wandb_runs", "paper", "our_rows", "output", "comments", "dashboard",
+        "wandb_runs", "work_time", "paper", "our_rows", "output", "comments", "dashboard",
         "summaries", "statistics", "tables", "figures", "arguments", "commands", "__main__",
     ),
 }  # fmt: skip

@@ -15,7 +15,7 @@ def test_keys_that_vary_together_are_one() -> None:
     six = {"num_stages": 6, "model": {"num_stages": 6, "init": {"_target_": "a.ImageInit"}}, "lr": 2}
     found = find_factors([flat_config(grid), flat_config(image), None, flat_config(six), flat_config(none)])
     assert found == [
-        {"key": "model.init._target_", "label": "init", "also": ["model.init", "model.init.rows"]},
+        {"key": "model.init._target_", "label": "init", "also": ["model.init.rows"]},
         {"key": "lr", "label": "lr", "also": []},  # of the same runs as num_stages, but another thing
         {"key": "num_stages", "label": "num_stages", "also": ["model.num_stages"]},
     ]

@@ -28,6 +28,7 @@ def some_view(image_id: int = 7, num_stages: int = 2, num_proposals: int = 3, nu
         size_hw=(40, 60),
         class_names=["cat", "dog"],
         picture=rng.integers(0, 256, (40, 60, 3), np.uint8),
+        has_stages=True,
         proposals_xyxy_abs=rng.uniform(-5, 60, (num_proposals, 4)).astype(np.float32),
         boxes_xyxy_abs=rng.uniform(-5, 60, (num_stages, num_proposals, 4)).astype(np.float32),
         scores=rng.uniform(0, 1, (num_stages, num_proposals)).astype(np.float32),
