@@ -155,7 +155,10 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
 
 
 # Settings that change what the tensors mean and leave no trace in them.
-_UNTRACED = ("pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio")
+_UNTRACED = (
+    "pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio",
+    "dilation", "with_position", "temperature", "activation", "max_detections",
+)  # fmt: skip
 
 
 def untraced_settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
@@ -163,6 +166,8 @@ def untraced_settings(node: dict[str, Any], path: str = "model") -> dict[str, An
     found = {f"{path}.{key}": value for key, value in node.items() if key in _UNTRACED}
     for key, value in node.items():
         if isinstance(value, dict):
+            if key == "positional_encoding":
+                found[f"{path}.{key}"] = str(value.get("_target_")).rpartition(".")[2]
             found |= untraced_settings(value, f"{path}.{key}")
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.boxes import whwh
+from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.postprocess import select_detections
@@ -71,9 +72,9 @@ class SparseRCNN(Detector):
         self.activation_checkpointing = False
         self.card: ModelCard | None = None
 
-    def class_tensors(self) -> set[str]:
+    def class_tensors(self) -> Mapping[str, ClassRows]:
         return {
-            f"stages.{i}.{name}"
+            f"stages.{i}.{name}": ClassRows()
             for i, stage in enumerate(self.stages)
             for name in getattr(stage, "class_tensors", set[str])()
         }

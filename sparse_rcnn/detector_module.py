@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
+from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.structures import Detections
 
@@ -81,9 +82,9 @@ class DetectorModule(nn.Module):
         """
         return self(images, image_sizes_hw)
 
-    def class_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per class; empty where a detector names none."""
-        return set()
+    def class_tensors(self) -> Mapping[str, ClassRows]:
+        """Names of the tensors that have rows of classes, and which they are; empty where a detector names none."""
+        return {}
 
     def proposal_tensors(self) -> set[str]:
         """Names of the tensors that have one row per learned proposal or query."""

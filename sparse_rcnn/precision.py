@@ -10,6 +10,11 @@ import torch
 PRECISIONS = ("fp32", "bf16")
 
 
+def exact(device: torch.device) -> AbstractContextManager[Any]:
+    """The context of what needs float32 within an autocast forward pass; nothing on the meta device, which has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """The context a forward pass runs in: nothing for ``fp32``, autocast for ``bf16``.
 

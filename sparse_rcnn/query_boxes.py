@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou, whwh, xyxy_to_cxcywh
 from sparse_rcnn.matcher import Matches
-from sparse_rcnn.structures import Targets
+from sparse_rcnn.structures import Detections, Targets
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,28 @@ class QueryBoxes:
     logits: Tensor
     boxes_cxcywh_norm: Tensor
 
+    @property
+    def class_probabilities(self) -> Tensor:
+        """(N, Q, K) in float32, each class on its own."""
+        return self.logits.float().sigmoid()
+
     def boxes_xyxy_abs(self, sizes_hw: Tensor) -> Tensor:
         """The boxes (N, Q, 4) in pixels of images of the sizes (N, 2); they are not clipped to them."""
         return cxcywh_to_xyxy(self.boxes_cxcywh_norm) * whwh(sizes_hw)[:, None]
+
+
+@torch.no_grad()
+def best_class_of_queries(output: QueryBoxes, original_sizes_hw: Tensor) -> list[Detections]:
+    """Each query's box with its best class, for each image, in the order of the queries, on the CPU.
+
+    Args:
+        output: of the N images.
+        original_sizes_hw: (N, 2) sizes to scale to.
+    """
+    scores, labels = output.class_probabilities.max(-1)
+    boxes = output.boxes_xyxy_abs(original_sizes_hw)
+    packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2).cpu()
+    return [Detections(rows[:, :4], rows[:, 4], rows[:, 5].to(torch.int64)) for rows in packed]
 
 
 def normalized_targets(targets: Targets, image_sizes_hw: Tensor) -> Tensor:

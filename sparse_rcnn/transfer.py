@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.convert import untraced_settings
 from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import CheckpointError
@@ -68,7 +69,8 @@ def plan_transfer(
     """The part of a weights file that a detector, which may be on the meta device, can take.
 
     A tensor of the same name and shape is taken. Of class layers the rows of those classes are taken that both have,
-    by name; of learned proposals as many as both have. Stages are those of the same index.
+    by name, and those of no class ('no object', background); of learned proposals as many as both have. Stages are
+    those of the same index.
 
     Args:
         architecture: of the detector.
@@ -84,18 +86,19 @@ def plan_transfer(
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(shape) for name, shape in shapes.items()}
     by_class, by_proposal = model.class_tensors(), model.proposal_tensors()
-    for name in by_class & given.keys():
-        if given[name][0] != len(card.categories):
-            raise CheckpointError(f"{source} names {len(card.categories)} classes, its {name} has {given[name][0]}")
-    class_rows, class_note = _class_rows(class_names, card.class_names)
+    class_labels, class_note = _shared_labels(class_names, card.class_names)
     whole, rows, drawn = [], {}, {}
     for name, shape in wanted.items():
         if name not in given:
             drawn[name] = "" if name in by_class else "absent from the file"
-        elif name in by_class and class_rows is not None and given[name][1:] == shape[1:]:
-            if class_rows[0]:
-                rows[name] = class_rows
-            else:
+        elif name in by_class and (by_class[name].num_rows(len(card.categories)),) != given[name][:1]:
+            if card.architecture.get("_target_") == architecture.get("_target_"):
+                raise CheckpointError(_wrong_rows(source, name, by_class[name], given[name], card))
+            drawn[name] = "its rows in the file are of another detector's classes"
+        elif name in by_class and class_labels is not None and given[name][1:] == shape[1:]:
+            rows[name] = _rows_of(by_class[name], *class_labels, shape[0], given[name][0])
+            if not rows[name][0]:
+                del rows[name]
                 drawn[name] = ""
         elif given[name] == shape:
             whole.append(name)
@@ -136,10 +139,25 @@ def apply_transfer(model: DetectorModule, transfer: Transfer, tensors: Mapping[s
             own[name][to_rows] = tensors[name][from_rows].to(own[name])
 
 
-def _class_rows(
+def _rows_of(
+    layout: ClassRows, labels: Sequence[int], labels_in_file: Sequence[int], num_rows: int, num_rows_in_file: int
+) -> tuple[list[int], list[int]]:
+    """Rows of a class layer of these classes, and those of no class, ours and the file's."""
+    here, there = layout.num_classes(num_rows), layout.num_classes(num_rows_in_file)
+    ours = layout.of_none(here) + [row for label in labels for row in layout.of_class(label, here)]
+    theirs = layout.of_none(there) + [row for label in labels_in_file for row in layout.of_class(label, there)]
+    return ours, theirs
+
+
+def _wrong_rows(source: str, name: str, layout: ClassRows, shape: Sequence[int], card: ModelCard) -> str:
+    rows = f"{shape[0]}" if layout == ClassRows() else f"{shape[0]} rows, not {layout.num_rows(len(card.categories))}"
+    return f"{source} names {len(card.categories)} classes, its {name} has {rows}"
+
+
+def _shared_labels(
     names: Sequence[str] | None, names_in_file: Sequence[str]
 ) -> tuple[tuple[list[int], list[int]] | None, str]:
-    """Rows of the class layers that both have, ours and the file's, and a note; None where they are the same rows."""
+    """Labels of the classes that both have, ours and the file's, and a note; None where all labels are the same."""
     if names is None:
         return ([], []), ""
     if list(names) == list(names_in_file):
@@ -151,10 +169,10 @@ def _class_rows(
             f"class layers drawn anew for {first_three(_quoted(names))}: the file's classes are "
             f"{first_three(_quoted(names_in_file))}"
         )
-    rows = ([ours.index(name) for name in shared], [theirs.index(name) for name in shared])
+    labels = ([ours.index(name) for name in shared], [theirs.index(name) for name in shared])
     new = [name for name in names if name not in shared]
     note = f"class layers taken by name for {first_three(_quoted(shared))}"
-    return rows, note + (f", drawn anew for {first_three(_quoted(new))}" if new else "")
+    return labels, note + (f", drawn anew for {first_three(_quoted(new))}" if new else "")
 
 
 def _other_settings(architecture: Mapping[str, object], card: ModelCard) -> list[str]:

@@ -32,7 +32,7 @@ LAYERS = [
     ["errors"],
     ["pixel_range", "data.foreign_formats"],
     [
-        "structures", "boxes", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
+        "structures", "boxes", "class_rows", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
         "eval_mode", "foreign_files", "backbone_layouts",
         "data", "data.transforms", "data.coco_categories",
@@ -40,7 +40,7 @@ LAYERS = [
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
         "data.deep_pictures", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
-        "deformable_detr", "deformable_detr.padding", "deformable_detr.attention",
+        "deformable_detr", "deformable_detr.padding",
     ],
     [
         "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
@@ -48,7 +48,7 @@ LAYERS = [
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.box_formats", "data.shapes",
-        "detr.backbone", "deformable_detr.levels", "deformable_detr.sine_encoding",
+        "detr.backbone", "deformable_detr.attention", "deformable_detr.levels", "deformable_detr.sine_encoding",
     ],
     ["query_boxes"],
     [
@@ -58,11 +58,11 @@ LAYERS = [
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",
     ],
     [
-        "data.box_column", "detr.criterion", "detr.postprocess", "detr.detector",
+        "data.box_column", "detr.criterion", "detr.postprocess",
         "deformable_detr.postprocess", "deformable_detr.decoder",
         "deformable_detr.criterion", "deformable_detr.released_names",
     ],
-    ["data.annotation_columns", "detr.released_checkpoints", "deformable_detr.detector"],
+    ["data.annotation_columns", "detr.released_checkpoints"],
     ["data.annotations"],
     ["data.boxes_outside", "data.label_space", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
@@ -76,7 +76,8 @@ LAYERS = [
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",
     ],
     ["rundir.run_progress", "detector_base", "evaluation.evaluator"],
-    ["detector"],
+    ["detector", "query_detector"],
+    ["detr.detector", "deformable_detr.detector"],
     ["evaluation", ""],
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 import warnings
 from pathlib import Path
@@ -13,9 +14,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from experiments.config.targets import ConfigError
+from experiments.config.targets import ConfigError, locate
 from experiments.config.validation import instantiate_options
 from experiments.config.weights import check_weights, load_weights
+from sparse_rcnn.criterion import Criterion
 from sparse_rcnn.data.annotations import CocoAnnotations, no_boxes
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.findings import DataWarning, shortened
@@ -23,7 +25,6 @@ from sparse_rcnn.data.label_space import plain_name, without_foreign_roots
 from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.ema import MovingAverage
 from sparse_rcnn.errors import DataError, UserError
-from sparse_rcnn.losses import SetCriterion
 from sparse_rcnn.optim import parameter_groups, scale_lr
 from sparse_rcnn.pixel_range import checked_pixel_range
 from sparse_rcnn.runlog import Writer
@@ -83,13 +84,16 @@ def check_batch_size(config: Config, world_size: int) -> None:
 
 
 def with_num_classes(config: Config, num_classes: int) -> Config:
-    """The configuration completed by the one value that only the data set knows."""
-    stage = {**config["model"]["stage"], "num_classes": num_classes}
-    return {
-        **config,
-        "data": {**config["data"], "num_classes": num_classes},
-        "model": {**config["model"], "stage": stage},
-    }
+    """The configuration completed by the one value that only the data set knows.
+
+    It goes to the detector, or to its stage where that is the part that takes it.
+    """
+    model = config["model"]
+    if "num_classes" in inspect.signature(locate(model["_target_"], "model")).parameters:
+        model = {**model, "num_classes": num_classes}
+    else:
+        model = {**model, "stage": {**model["stage"], "num_classes": num_classes}}
+    return {**config, "data": {**config["data"], "num_classes": num_classes}, "model": model}
 
 
 def build_datasets(config: Config) -> tuple[CocoDetection, CocoDetection]:
@@ -180,8 +184,8 @@ def build_model(config: Config, dataset: CocoDetection, is_main: bool = True) ->
     return model
 
 
-def build_criterion(config: Config) -> SetCriterion:
-    criterion: SetCriterion = build(config, "criterion")
+def build_criterion(config: Config) -> Criterion:
+    criterion: Criterion = build(config, "criterion")
     return criterion
 
 

@@ -157,9 +157,18 @@ class ScaleConfig:
 
     dim_feedforward: int = MISSING
     dim_dynamic: int = MISSING
+    sampling_ratio: int = MISSING  # of RoI pooling
     dim_fc: int = MISSING
     small_widths: list[int] = MISSING  # channels of backbone=small
     num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
+
+
+@dataclass
+class DetectorConfig:
+    """The detector that is trained, and the axes of the ablations that it has (``experiments.config.axes``)."""
+
+    name: str = MISSING
+    axes: list[str] = MISSING
 
 
 @dataclass
@@ -188,10 +197,11 @@ class Config:
     recipe_name: str = MISSING
     seed: int = MISSING
     runs_root: str = MISSING
-    num_stages: int = MISSING
-    num_proposals: int = MISSING
+    detector: DetectorConfig = MISSING
+    num_stages: int | None = MISSING  # null, as the next two: the detector does not have it
+    num_proposals: int | None = MISSING
     hidden_dim: int = MISSING
-    dropout: float = MISSING
+    dropout: float | None = MISSING
     scale: ScaleConfig = MISSING
     model: Any = MISSING
     criterion: Any = MISSING
@@ -207,7 +217,7 @@ class Config:
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)
         _at_least(1, num_stages=self.num_stages, num_proposals=self.num_proposals, hidden_dim=self.hidden_dim)
-        if not 0 <= self.dropout < 1:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be within 0 (included) and 1 (excluded), got {self.dropout}")
 
 

@@ -17,11 +17,16 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from experiments.config.axes import check_axes
 from experiments.config.schema import PATH_KEYS
 from experiments.config.targets import ConfigError, Injected, check_targets, did_you_mean, join
 
 # Arguments that no YAML states: the data set knows the classes, the run its directory (``experiments.config.build``).
-INJECTED: Injected = {"model.stage": {"num_classes"}, "log.writers.*": {"run_path", "run_id", "config"}}
+INJECTED: Injected = {
+    "model": {"num_classes"},
+    "model.stage": {"num_classes"},
+    "log.writers.*": {"run_path", "run_id", "config"},
+}
 
 
 def validate(cfg: DictConfig, injected: Injected = INJECTED) -> dict[str, Any]:
@@ -35,6 +40,7 @@ def validate(cfg: DictConfig, injected: Injected = INJECTED) -> dict[str, Any]:
     """
     config = resolve(cfg)
     _check_dataclasses(cfg, "")
+    check_axes(config)
     check_targets(config, injected)
     return config
 

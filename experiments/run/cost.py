@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.config.build import Config, build, with_num_classes
 from experiments.config.targets import ConfigError
 from sparse_rcnn.data.transforms import shortest_edge_size_hw
+from sparse_rcnn.detector_module import DetectorModule
 
 PHOTO_SIZE_HW = (480, 640)  # the most frequent size in COCO, and the aspect ratio of most cameras
-SIZE_DIVISOR = 32  # batches are padded to its multiples
 FALLBACK_NUM_CLASSES = 80  # where only the annotation file knows: COCO's
 
 
@@ -90,7 +90,7 @@ def cost_of(config: Config) -> Cost:
     config = with_num_classes(config, num_classes or FALLBACK_NUM_CLASSES)
     with torch.device("meta"):
         model = build(config, "model")
-    size_hw, reason = image_size_of(config)
+    size_hw, reason = image_size_of(config, model.size_divisor)
     try:
         flops, pooling_flops = forward_flops(model, size_hw)
     except RuntimeError as error:
@@ -108,8 +108,8 @@ def cost_of(config: Config) -> Cost:
     )
 
 
-def image_size_of(config: Config) -> tuple[tuple[int, int], str]:
-    """Height and width of an image at the evaluation size, padded as a batch is, and why this size.
+def image_size_of(config: Config, size_divisor: int) -> tuple[tuple[int, int], str]:
+    """Height and width of an image at the evaluation size, padded to multiples of a divisor, and why this size.
 
     Generated images have a known size; others are taken to be photos of 480 x 640.
     """
@@ -117,12 +117,13 @@ def image_size_of(config: Config) -> tuple[tuple[int, int], str]:
     side = generator.get("image_size")
     original_hw = PHOTO_SIZE_HW if side is None else (side, side)
     resized_hw = shortest_edge_size_hw(original_hw, evaluation["short_side"], evaluation["max_long_side"])
-    height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in resized_hw)
+    height, width = (-(-side // size_divisor) * size_divisor for side in resized_hw)
     what = "a photo" if side is None else "a generated image"
     reason = (
-        f"{what} of {original_hw[0]} x {original_hw[1]} resized for evaluation to {resized_hw[0]} x {resized_hw[1]}, "
-        f"padded to multiples of {SIZE_DIVISOR}"
+        f"{what} of {original_hw[0]} x {original_hw[1]} resized for evaluation to {resized_hw[0]} x {resized_hw[1]}"
     )
+    if size_divisor > 1:
+        reason += f", padded to multiples of {size_divisor}"
     return (height, width), reason
 
 
@@ -138,24 +139,30 @@ def num_images_seen(config: Config) -> int | None:
     return schedule["length"] * (num_images if limit is None else min(num_images, limit))
 
 
-def forward_flops(model: nn.Module, size_hw: tuple[int, int]) -> tuple[int, int]:
+def forward_flops(model: DetectorModule, size_hw: tuple[int, int]) -> tuple[int, int]:
     """FLOPs (2 x multiply-adds) of one image through a detector on the meta device, and those of its RoI pooling.
 
     Counted are matrix products, convolutions and attention, and apart from them RoI pooling; elementwise operations
     and norms are not.
     """
-    pooler: Any = model.roi_pooler
-    counted = _CountedPooling(pooler.output_size, pooler.sampling_ratio)
-    model.roi_pooler = counted
+    poolers = {name: module for name, module in model.named_modules() if _is_roi_pooler(module)}
+    counted = {name: _CountedPooling(pooler.output_size, pooler.sampling_ratio) for name, pooler in poolers.items()}
+    for name, stand_in in counted.items():
+        model.set_submodule(name, stand_in)
     images = torch.empty(1, 3, *size_hw, device="meta")
     sizes_hw = torch.empty(1, 2, dtype=torch.int64, device="meta")
     try:
         # In training mode: without gradients attention may take a fused path that the counter does not know.
         with torch.device("meta"), FlopCounterMode(display=False) as counter:
-            model.train()(images, sizes_hw)
+            model.train().forward_shapes(images, sizes_hw)
     finally:
-        model.roi_pooler = pooler
-    return int(counter.get_total_flops()), counted.flops
+        for name, pooler in poolers.items():
+            model.set_submodule(name, pooler)
+    return int(counter.get_total_flops()), sum(stand_in.flops for stand_in in counted.values())
+
+
+def _is_roi_pooler(module: Any) -> bool:
+    return hasattr(module, "sampling_ratio") and hasattr(module, "output_size")
 
 
 class _CountedPooling(nn.Module):

@@ -111,7 +111,7 @@ def _check_split(config: Config, split: str) -> SplitReport:
     return SplitReport(split, coco, list(coco.findings), files)
 
 
-def _note_contents(coco: CocoAnnotations, split: str, num_proposals: int) -> None:
+def _note_contents(coco: CocoAnnotations, split: str, num_proposals: int | None) -> None:
     findings = coco.findings
     kinds = {finding.kind for finding in findings.of_level(ERROR)}
     if not coco.num_objects.any():

@@ -132,7 +132,7 @@ def warn_of_empty_classes(train: CocoDetection) -> None:
         )
 
 
-def warn_of_crowds(sets: DataSets, num_proposals: int, max_dets: Sequence[int]) -> None:
+def warn_of_crowds(sets: DataSets, num_proposals: int | None, max_dets: Sequence[int]) -> None:
     """A word on images of more objects than there are proposals, or than the evaluation counts of a class."""
     for dataset in sets.values():
         if (crowded := crowded_images(dataset.coco, num_proposals)) is not None:
@@ -154,8 +154,13 @@ def warn_of_crowds(sets: DataSets, num_proposals: int, max_dets: Sequence[int]) 
         )
 
 
-def crowded_images(coco: CocoAnnotations, num_proposals: int) -> str | None:
-    """The words for images with more objects than there are proposals; None where there are none."""
+def crowded_images(coco: CocoAnnotations, num_proposals: int | None) -> str | None:
+    """The words for images with more objects than there are proposals; None where there are none.
+
+    ``num_proposals`` is None of a detector without a fixed number of them.
+    """
+    if num_proposals is None:
+        return None
     crowded = np.flatnonzero(coco.num_objects > num_proposals)
     if not len(crowded):
         return None

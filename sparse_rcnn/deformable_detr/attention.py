@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sparse_rcnn.precision import exact
+
 Shapes = Sequence[tuple[int, int]]
 
 
@@ -102,7 +104,7 @@ class MultiScaleDeformableAttention(nn.Module):
         projected = self.value_proj(values).masked_fill(padding_mask[..., None], 0)
         offsets = self.sampling_offsets(queries).unflatten(2, (*points, 2))
         logits = self.attention_weights(queries).unflatten(2, points)
-        with torch.autocast(queries.device.type, enabled=False):
+        with exact(queries.device):
             dtype = reference_points.dtype
             weights = logits.to(dtype).flatten(3).softmax(3).view(logits.shape)
             sizes_wh = torch.tensor([(w, h) for h, w in shapes_hw], dtype=dtype, device=queries.device)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.deformable_detr.decoder import DeformableDecoder
 from sparse_rcnn.deformable_detr.encoder import DeformableEncoder
 from sparse_rcnn.deformable_detr.heads import ClassHead, ReferencedBoxHead
@@ -16,8 +17,9 @@ from sparse_rcnn.deformable_detr.padding import valid_ratio_wh
 from sparse_rcnn.deformable_detr.postprocess import select_query_detections
 from sparse_rcnn.deformable_detr.sine_encoding import CellCentreSineEncoding
 from sparse_rcnn.detr import padding_mask as image_masks
-from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.precision import exact
 from sparse_rcnn.query_boxes import QueryBoxes
+from sparse_rcnn.query_detector import QueryDetector
 from sparse_rcnn.structures import Detections, Targets
 
 
@@ -35,7 +37,7 @@ class EncodedLevels:
     valid_ratios_wh: Tensor
 
 
-class DeformableDETR(nn.Module):
+class DeformableDETR(QueryDetector):
     """The detector of arXiv 2010.04159: learned queries that read a few points of every level.
 
     One stage and no refinement of boxes: a query's reference point is learned, and all layers share it and the heads.
@@ -51,11 +53,6 @@ class DeformableDETR(nn.Module):
         pixel_mean, pixel_std: of RGB in 0..255 (semantics.md#input).
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-    unit_mean: Tensor
-    unit_std: Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -69,7 +66,7 @@ class DeformableDETR(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         if min(num_queries, max_detections) < 1:
             raise ValueError(
                 f"num_queries and max_detections must be at least 1, got {num_queries} and {max_detections}"
@@ -96,12 +93,6 @@ class DeformableDETR(nn.Module):
         self.decoder = decoder
         self.class_embed = ClassHead(hidden_dim, num_classes)
         self.bbox_embed = ReferencedBoxHead(hidden_dim)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
-        # In float64 until the end, so that 123.675 becomes the float32 of 0.485.
-        self.register_buffer("unit_mean", torch.tensor([v / 255 for v in pixel_mean]).view(3, 1, 1), persistent=False)
-        self.register_buffer("unit_std", torch.tensor([v / 255 for v in pixel_std]).view(3, 1, 1), persistent=False)
-        self.card: ModelCard | None = None
 
     @property
     def activation_checkpointing(self) -> bool:
@@ -112,22 +103,8 @@ class DeformableDETR(nn.Module):
     def activation_checkpointing(self, value: bool) -> None:
         self.encoder.activation_checkpointing = self.decoder.activation_checkpointing = value
 
-    def class_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per class."""
-        return {f"class_embed.{name}" for name, _ in self.class_embed.named_parameters()}
-
-    def proposal_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per query."""
-        return {"query_embed.weight"}
-
-    def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
-        """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero.
-
-        As the authors round: pixels are brought to 0..1 first, which differs by 5e-7 from ``SparseRCNN.normalize``.
-        """
-        x = (images.float() / 255 - self.unit_mean) / self.unit_std
-        padded_hw = (images.shape[2], images.shape[3])
-        return x.masked_fill(image_masks.padding_mask(image_sizes_hw, *padded_hw)[:, None], 0.0)
+    def class_tensors(self) -> Mapping[str, ClassRows]:
+        return {f"class_embed.{name}": ClassRows() for name, _ in self.class_embed.named_parameters()}
 
     def forward(self, images: Tensor, image_sizes_hw: Tensor, targets: Targets | None = None) -> list[QueryBoxes]:
         """Detect in a padded batch.
@@ -136,7 +113,7 @@ class DeformableDETR(nn.Module):
             images: (N, 3, H, W) uint8 or float, RGB, 0..255, padded at the right and bottom to the largest height
                 and width of the batch: what is found in an image changes with its padding.
             image_sizes_hw: (N, 2) sizes of the unpadded images.
-            targets: of no use here; other detectors sample by them.
+            targets: not used; other detectors sample by them.
 
         Returns:
             One output per decoder layer.
@@ -172,15 +149,19 @@ class DeformableDETR(nn.Module):
     def query_reference_points(self) -> Tensor:
         """The learned reference points (Q, 2) of the queries, as (x, y) over the unpadded width and height."""
         position = self.query_embed.weight.chunk(2, dim=1)[0]
-        with torch.autocast(position.device.type, enabled=False):  # a place in the image needs float32
+        with exact(position.device):  # a place in the image needs float32
             points: Tensor = self.reference_points(position).sigmoid()
         return points
 
     def detections(
-        self, outputs: Sequence[QueryBoxes], image_sizes_hw: Tensor, original_sizes_hw: Tensor
+        self, output: Sequence[QueryBoxes], image_sizes_hw: Tensor, original_sizes_hw: Tensor
     ) -> list[Detections]:
-        """The detections of each image by the last layer, in pixels of images of sizes (N, 2), on the CPU."""
-        return select_query_detections(outputs[-1], original_sizes_hw, self.max_detections)
+        return select_query_detections(output[-1], original_sizes_hw, self.max_detections)
+
+    def stage_detections(
+        self, output: Sequence[QueryBoxes], image_sizes_hw: Tensor, original_sizes_hw: Tensor
+    ) -> list[list[Detections]]:
+        return [select_query_detections(layer, original_sizes_hw, self.max_detections) for layer in output]
 
 
 def _cells(maps: Sequence[Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sparse_rcnn.backbone import SmallNet
@@ -34,6 +35,13 @@ class BackboneLevels(nn.Module):
         return maps[1:]
 
 
+class LevelNorm(nn.GroupNorm):
+    """Group norm that takes a map of a single cell too, whose groups may have one number each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class LevelProjection(nn.Module):
     """Brings maps to C channels, and makes coarser levels of them.
 
@@ -58,7 +66,7 @@ class LevelProjection(nn.Module):
         for _ in range(num_levels - len(in_channels)):
             convolutions.append(nn.Conv2d(channels, hidden_dim, 3, stride=2, padding=1))
             channels = hidden_dim
-        self.levels = nn.ModuleList(nn.Sequential(c, nn.GroupNorm(NUM_GROUPS, hidden_dim)) for c in convolutions)
+        self.levels = nn.ModuleList(nn.Sequential(c, LevelNorm(NUM_GROUPS, hidden_dim)) for c in convolutions)
         for convolution in convolutions:
             nn.init.xavier_uniform_(convolution.weight)
             assert convolution.bias is not None

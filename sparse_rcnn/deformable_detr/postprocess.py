@@ -13,7 +13,7 @@ from sparse_rcnn.structures import Detections
 def select_query_detections(output: QueryBoxes, original_sizes_hw: Tensor, max_detections: int) -> list[Detections]:
     """The best of the Q * K scores of each image, in pixels of the original image, on the CPU.
 
-    One box may come with several labels, and reach beyond the image.
+    One box may come with several labels, and reach beyond the image. Numbers that are not finite make no detection.
 
     Args:
         output: logits (N, Q, K) and boxes (N, Q, 4).
@@ -26,4 +26,5 @@ def select_query_detections(output: QueryBoxes, original_sizes_hw: Tensor, max_d
     query = (index // num_classes)[..., None].expand(-1, -1, 4)
     boxes = output.boxes_xyxy_abs(original_sizes_hw).gather(1, query)
     packed = torch.cat((boxes, scores[..., None], (index % num_classes)[..., None].float()), dim=2).cpu()
-    return [Detections(rows[:, :4], rows[:, 4], rows[:, 5].to(torch.int64)) for rows in packed]
+    finite = [rows[rows.isfinite().all(1)] for rows in packed]
+    return [Detections(rows[:, :4], rows[:, 4], rows[:, 5].to(torch.int64)) for rows in finite]

@@ -12,5 +12,5 @@ class QueryOutput(QueryBoxes):
 
     @property
     def class_probabilities(self) -> Tensor:
-        """(N, Q, K): the softmax over all logits, without 'no object'."""
+        """(N, Q, K) in float32: the softmax over all logits, without 'no object'."""
         return self.logits.float().softmax(-1)[..., :-1]

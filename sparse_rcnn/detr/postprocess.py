@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.detr.output import QueryOutput
+from sparse_rcnn.query_boxes import best_class_of_queries
 from sparse_rcnn.structures import Detections
 
 
@@ -14,17 +15,15 @@ def select_query_detections(output: QueryOutput, original_sizes_hw: Tensor) -> l
     """The best real class of each of the Q queries of each image, best score first, on the CPU.
 
     A query yields a detection even where 'no object' is the likeliest. Boxes are scaled to the original image and, as
-    in the released models, may reach beyond it.
+    in the released models, may reach beyond it. Numbers that are not finite make no detection.
 
     Args:
         output: logits (N, Q, K + 1) and boxes (N, Q, 4).
         original_sizes_hw: (N, 2) sizes to scale to.
     """
-    scores, labels = output.class_probabilities.max(-1)
-    boxes = output.boxes_xyxy_abs(original_sizes_hw)
-    packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2).cpu()
     detections = []
-    for rows in packed:
-        ordered = rows[rows[:, 4].argsort(descending=True, stable=True)]
-        detections.append(Detections(ordered[:, :4], ordered[:, 4], ordered[:, 5].to(torch.int64)))
+    for best in best_class_of_queries(output, original_sizes_hw):
+        order = best.scores.argsort(descending=True, stable=True)
+        order = order[best.boxes_xyxy_abs[order].isfinite().all(1) & best.scores[order].isfinite()]
+        detections.append(Detections(best.boxes_xyxy_abs[order], best.scores[order], best.labels[order]))
     return detections

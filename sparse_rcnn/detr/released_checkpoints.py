@@ -44,6 +44,7 @@ def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str,
         "pixel_std": PIXEL_STD,
         "backbone": {
             "_target_": "sparse_rcnn.detr.backbone.LastMapBackbone",
+            "level": 5,
             "dilation": dilation,
             "bottom_up": {
                 "_target_": "sparse_rcnn.backbone.ResNet",
@@ -52,7 +53,7 @@ def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str,
                 "num_frozen_stages": 2,
             },
         },
-        "position_encoding": {
+        "positional_encoding": {
             "_target_": "sparse_rcnn.detr.sine_encoding.MaskSineEncoding",
             "hidden_dim": hidden_dim,
             "temperature": 10000.0,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from experiments.check import SUSTAINED_TFLOPS, check_rows, main, rows_text
 from experiments.config.rows import compose_row
 from experiments.run.cost import Cost, cost_of, forward_flops
+from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
 from sparse_rcnn.rundir.changes import texts
 from tests.support.paths import ROOT, shared
@@ -50,7 +51,7 @@ def test_no_row_has_moved() -> None:
     assert "num_stages: 6" in actual["[paper baseline]"]
 
 
-class OneOfEach(nn.Module):
+class OneOfEach(DetectorModule):
     """A convolution, RoI pooling, a linear layer and attention, as the detector has them."""
 
     def __init__(self) -> None:

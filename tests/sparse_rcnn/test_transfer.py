@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.transfer import Transfer, apply_transfer, plan_transfer
@@ -43,7 +44,7 @@ def changed(model: SparseRCNN, before: dict[str, Tensor]) -> set[str]:
 
 def test_a_detector_knows_its_class_layers_and_proposals() -> None:
     model = detector(("a", "b", "c", "d", "e"))
-    assert model.class_tensors() == CLASS_LAYERS
+    assert model.class_tensors() == dict.fromkeys(CLASS_LAYERS, ClassRows())
     assert {model.state_dict()[name].shape[0] for name in model.class_tensors()} == {5}
     assert model.proposal_tensors() == {"proposals.boxes_cxcywh_norm", "proposals.features"}
 

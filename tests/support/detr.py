@@ -36,6 +36,7 @@ def detr_architecture(
     dim_feedforward: int = 24,
     dropout: float = 0.0,
     with_position: bool = True,
+    level: int = 5,
     dilation: bool = False,
     norm_first: bool = False,
     bottom_up: dict[str, Any] = SMALL,
@@ -50,10 +51,11 @@ def detr_architecture(
         "pixel_std": PIXEL_STD,
         "backbone": {
             "_target_": "sparse_rcnn.detr.backbone.LastMapBackbone",
+            "level": level,
             "dilation": dilation,
             "bottom_up": bottom_up,
         },
-        "position_encoding": {
+        "positional_encoding": {
             "_target_": "sparse_rcnn.detr.sine_encoding.MaskSineEncoding",
             "hidden_dim": hidden_dim,
             "temperature": 10000.0,

@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite_end_at_the_matching() -> None:
 def test_tensors_by_class_and_by_query() -> None:
     model = small_deformable_detr(num_classes=7, num_queries=9)
     shapes = {name: p.shape[0] for name, p in model.named_parameters()}
-    assert {name for name, rows in shapes.items() if rows == 7} == model.class_tensors()
+    assert {name for name, rows in shapes.items() if rows == 7} == model.class_tensors().keys()
     assert {name for name, rows in shapes.items() if rows == 9} == model.proposal_tensors()
 
 

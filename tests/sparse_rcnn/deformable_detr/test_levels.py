@@ -58,3 +58,10 @@ def test_start() -> None:
 def test_rejected(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LevelProjection([4, 8], **({"hidden_dim": 32, "num_levels": 3} | changes))
+
+
+def test_a_level_of_one_cell_in_groups_of_one_channel() -> None:
+    projection = LevelProjection([4], hidden_dim=32, num_levels=2).train()
+    *_, last = projection([torch.randn(1, 4, 2, 2)])
+    assert last.shape == (1, 32, 1, 1)
+    assert last.abs().max() < 1e-4, "nothing but the bias, which starts at zero"

@@ -201,7 +201,8 @@ def test_cost_is_the_papers(depth: int, dilation: bool, giga_macs: float) -> Non
     [
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"num_queries": 0}, "num_queries must be at least 1, got 0"),
-        ({"dilation": True}, "dilation needs a bottom_up with bottleneck blocks"),
+        ({"dilation": True, "bottom_up": resnet(18)}, "dilation needs a bottom_up with bottleneck blocks"),
+        ({"level": 2}, "level must be one of 3, 4, 5, got 2"),
     ],
 )
 def test_rejected_arguments(changes: dict[str, Any], message: str) -> None:
@@ -211,6 +212,6 @@ def test_rejected_arguments(changes: dict[str, Any], message: str) -> None:
 
 def test_encoding_and_transformer_have_one_width() -> None:
     node = detr_architecture()
-    node["position_encoding"]["hidden_dim"] = 32
-    with pytest.raises(CheckpointError, match="position_encoding has hidden_dim 32, transformer has 16"):
+    node["positional_encoding"]["hidden_dim"] = 32
+    with pytest.raises(CheckpointError, match="positional_encoding has hidden_dim 32, transformer has 16"):
         build(node)
