@@ -103,6 +103,9 @@ def test_what_a_user_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]:
         assert run_command("errors", [str(argument) for argument in arguments]) == 2
         assert message in capsys.readouterr().err
+    for iou in ("1.5", "nan"):
+        assert run_command("errors", [str(run), "--nms-iou", iou]) == 2
+        assert f"--nms-iou {iou}: an IoU lies between 0 and 1" in capsys.readouterr().err
     (run / "stage_detections.npz").write_bytes(b"PK\x03\x04 cut off")
     assert run_command("errors", [str(run)]) == 2
     assert "stage_detections.npz cannot be read" in capsys.readouterr().err

@@ -26,7 +26,7 @@ def test_every_row_of_the_paper_is_one_of_ours() -> None:
 def test_the_rows_of_table_1_are_named_by_detector_and_backbone() -> None:
     for experiment, row in zip(EXPERIMENTS["table1"], published_tables()["table1"]["rows"], strict=True):
         assert ("backbone_resnet101" in experiment) == (row["backbone"] == "R101")
-        detector = row["detector"].lower().replace("-", "_").replace(" ", "_")
+        detector = row["detector"].lower().replace("r-cnn", "rcnn").replace("-", "_").replace(" ", "_")
         if detector.startswith("sparse"):
             assert experiment.endswith("num_proposals_300_crop") == detector.endswith("*")
         else:
