@@ -82,8 +82,15 @@ class DetectorModule(nn.Module):
         return self(images, image_sizes_hw)
 
     def class_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per class; empty where a detector names none."""
+        """Names of the tensors that have rows of their own for each class; empty where a detector names none."""
         return set()
+
+    def class_rows(self, name: str, label: int, num_classes: int) -> list[int]:
+        """The rows of a class in a tensor of ``class_tensors``, as it is with ``num_classes`` classes.
+
+        Every class has as many. One row, at the index of the class, where a detector says nothing else.
+        """
+        return [label]
 
     def proposal_tensors(self) -> set[str]:
         """Names of the tensors that have one row per learned proposal or query."""

@@ -84,17 +84,25 @@ def plan_transfer(
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(shape) for name, shape in shapes.items()}
     by_class, by_proposal = model.class_tensors(), model.proposal_tensors()
+    num_in_file = len(card.categories)
+    fits = {}
     for name in by_class & given.keys():
-        if given[name][0] != len(card.categories):
-            raise CheckpointError(f"{source} names {len(card.categories)} classes, its {name} has {given[name][0]}")
-    class_rows, class_note = _class_rows(class_names, card.class_names)
+        num_rows = len(model.class_rows(name, 0, model.num_classes))  # of a class
+        # Rows that are of no class (another layer's 'no object') are as many in both.
+        expected = wanted[name][0] + (num_in_file - model.num_classes) * num_rows
+        fits[name] = given[name] == (expected, *wanted[name][1:])
+        if num_rows == 1 and given[name][0] != expected:
+            raise CheckpointError(f"{source} names {num_in_file} classes, its {name} has {given[name][0]}")
+    shared, class_note = _shared_classes(class_names, card.class_names)
     whole, rows, drawn = [], {}, {}
     for name, shape in wanted.items():
         if name not in given:
             drawn[name] = "" if name in by_class else "absent from the file"
-        elif name in by_class and class_rows is not None and given[name][1:] == shape[1:]:
-            if class_rows[0]:
-                rows[name] = class_rows
+        elif name in by_class and shared is not None:
+            if not fits[name]:
+                drawn[name] = f"{given[name]} in the file, {shape} here"
+            elif shared:
+                rows[name] = _rows_of(model, name, shared, num_in_file)
             else:
                 drawn[name] = ""
         elif given[name] == shape:
@@ -136,25 +144,34 @@ def apply_transfer(model: DetectorModule, transfer: Transfer, tensors: Mapping[s
             own[name][to_rows] = tensors[name][from_rows].to(own[name])
 
 
-def _class_rows(
+def _rows_of(
+    model: DetectorModule, name: str, shared: Sequence[tuple[int, int]], num_in_file: int
+) -> tuple[list[int], list[int]]:
+    """Rows of a class layer that both have, ours and the file's."""
+    ours = [row for label, _ in shared for row in model.class_rows(name, label, model.num_classes)]
+    theirs = [row for _, label in shared for row in model.class_rows(name, label, num_in_file)]
+    return ours, theirs
+
+
+def _shared_classes(
     names: Sequence[str] | None, names_in_file: Sequence[str]
-) -> tuple[tuple[list[int], list[int]] | None, str]:
-    """Rows of the class layers that both have, ours and the file's, and a note; None where they are the same rows."""
+) -> tuple[list[tuple[int, int]] | None, str]:
+    """Labels of the classes that both have, ours and the file's, and a note; None where all are the same."""
     if names is None:
-        return ([], []), ""
+        return [], ""
     if list(names) == list(names_in_file):
         return None, ""
     ours, theirs = list(names), list(names_in_file)
     shared = [name for name in ours if ours.count(name) == theirs.count(name) == 1]
     if not shared:
-        return ([], []), (
+        return [], (
             f"class layers drawn anew for {first_three(_quoted(names))}: the file's classes are "
             f"{first_three(_quoted(names_in_file))}"
         )
-    rows = ([ours.index(name) for name in shared], [theirs.index(name) for name in shared])
+    labels = [(ours.index(name), theirs.index(name)) for name in shared]
     new = [name for name in names if name not in shared]
     note = f"class layers taken by name for {first_three(_quoted(shared))}"
-    return rows, note + (f", drawn anew for {first_three(_quoted(new))}" if new else "")
+    return labels, note + (f", drawn anew for {first_three(_quoted(new))}" if new else "")
 
 
 def _other_settings(architecture: Mapping[str, object], card: ModelCard) -> list[str]:
