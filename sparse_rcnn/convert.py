@@ -155,7 +155,10 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
 
 
 # Settings that change what the tensors mean and leave no trace in them.
-_UNTRACED = ("pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio")
+_UNTRACED = (
+    "pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio",
+    "p6_source", "anchor_sizes", "num_scales", "aspect_ratios",
+)  # fmt: skip
 
 
 def untraced_settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
