@@ -82,8 +82,14 @@ class DetectorModule(nn.Module):
         return self(images, image_sizes_hw)
 
     def class_tensors(self) -> set[str]:
-        """Names of the tensors that have one row per class; empty where a detector names none."""
+        """Names of the tensors that have rows of classes; empty where a detector names none."""
         return set()
+
+    def class_rows(self, name: str, num_classes: int) -> tuple[list[list[int]], list[int]]:
+        """The rows of one of the ``class_tensors`` if there were ``num_classes`` classes: those of each class, and
+        those of background or 'no object'. One row per class and no other, where a detector says nothing else.
+        """
+        return [[k] for k in range(num_classes)], []
 
     def proposal_tensors(self) -> set[str]:
         """Names of the tensors that have one row per learned proposal or query."""

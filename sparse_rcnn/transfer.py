@@ -84,17 +84,23 @@ def plan_transfer(
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(shape) for name, shape in shapes.items()}
     by_class, by_proposal = model.class_tensors(), model.proposal_tensors()
+    num_in_file = len(card.categories)
     for name in by_class & given.keys():
-        if given[name][0] != len(card.categories):
-            raise CheckpointError(f"{source} names {len(card.categories)} classes, its {name} has {given[name][0]}")
-    class_rows, class_note = _class_rows(class_names, card.class_names)
+        rows_in_file = _num_rows(*model.class_rows(name, num_in_file))
+        if given[name][0] != rows_in_file:
+            wanted_rows = "" if rows_in_file == num_in_file else f" rows, not {rows_in_file}"
+            raise CheckpointError(f"{source} names {num_in_file} classes, its {name} has {given[name][0]}{wanted_rows}")
+    shared, class_note = _shared_classes(class_names, card.class_names)
     whole, rows, drawn = [], {}, {}
     for name, shape in wanted.items():
         if name not in given:
             drawn[name] = "" if name in by_class else "absent from the file"
-        elif name in by_class and class_rows is not None and given[name][1:] == shape[1:]:
-            if class_rows[0]:
-                rows[name] = class_rows
+        elif name in by_class and shared is not None and given[name][1:] == shape[1:]:
+            if shared[0]:
+                rows[name] = (
+                    _rows_of(shared[0], *model.class_rows(name, model.num_classes)),
+                    _rows_of(shared[1], *model.class_rows(name, num_in_file)),
+                )
             else:
                 drawn[name] = ""
         elif given[name] == shape:
@@ -136,10 +142,19 @@ def apply_transfer(model: DetectorModule, transfer: Transfer, tensors: Mapping[s
             own[name][to_rows] = tensors[name][from_rows].to(own[name])
 
 
-def _class_rows(
+def _num_rows(by_class: Sequence[Sequence[int]], other: Sequence[int]) -> int:
+    return sum(map(len, by_class)) + len(other)
+
+
+def _rows_of(classes: Sequence[int], by_class: Sequence[Sequence[int]], other: Sequence[int]) -> list[int]:
+    """The rows of some classes, and those of no class, which are the same in all detectors."""
+    return [*(row for k in classes for row in by_class[k]), *other]
+
+
+def _shared_classes(
     names: Sequence[str] | None, names_in_file: Sequence[str]
 ) -> tuple[tuple[list[int], list[int]] | None, str]:
-    """Rows of the class layers that both have, ours and the file's, and a note; None where they are the same rows."""
+    """Classes that both have, as ours and the file's number them, and a note; None where all are the same."""
     if names is None:
         return ([], []), ""
     if list(names) == list(names_in_file):
