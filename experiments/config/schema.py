@@ -161,6 +161,7 @@ class ScaleConfig:
     dim_dynamic: int = MISSING
     sampling_ratio: int = MISSING  # of RoI pooling
     dim_fc: int = MISSING
+    tower_weight_std: float = MISSING  # of the convolutions of RetinaNet's head before training
     small_widths: list[int] = MISSING  # channels of backbone=small
     num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
 

@@ -51,6 +51,7 @@ def retinanet_architecture(
         "num_scales": num_scales,
         "aspect_ratios": [0.5, 1.0, 2.0],
         "prior_probability": 0.01,
+        "tower_weight_std": 0.01,
         "score_threshold": 0.05,
         "num_candidates": 1000,
         "nms_threshold": 0.5,

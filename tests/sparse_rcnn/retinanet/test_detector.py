@@ -37,6 +37,13 @@ def test_scores_start_at_the_prior_probability() -> None:
     assert scores.max() < 0.25
 
 
+def test_the_towers_start_with_the_weights_asked_for_and_the_last_layers_as_published() -> None:
+    head = small_retinanet(drawn=False, hidden_dim=32, tower_weight_std=0.05).head
+    for branch, last in ((head.classification_head, "cls_logits"), (head.regression_head, "bbox_reg")):
+        assert [round(block[0].weight.std().item(), 2) for block in branch.conv] == [0.05] * 4
+        assert branch.get_submodule(last).weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 def test_what_is_in_the_padding_changes_nothing() -> None:
     model = small_retinanet().eval()
     images, sizes = images_of([(70, 50), (60, 90)])
@@ -154,6 +161,7 @@ def test_a_weights_file_gives_the_detector_back(tmp_path: Path) -> None:
         ({"score_threshold": 1.5}, "score_threshold must be between 0 and 1, got 1.5"),
         ({"nms_threshold": -0.1}, "nms_threshold must be between 0 and 1, got -0.1"),
         ({"prior_probability": 1.0}, "prior_probability must be within 0 and 1, got 1.0"),
+        ({"tower_weight_std": 0.0}, "tower_weight_std must be a positive number, got 0.0"),
         ({"anchor_sizes": [32.0]}, "anchor_sizes needs one size a level"),
     ],
 )
