@@ -38,7 +38,8 @@ class RetinaNetBackbone(nn.Module):
         channels: list[int] = list(out_channels)[1:]
         top = LastLevelP6P7(channels[-1] if p6_source == "res5" else hidden_dim, hidden_dim)
         top.use_P5 = p6_source == "p5"  # which it takes from the widths, and they may be equal
-        self.fpn = FeaturePyramidNetwork(channels, hidden_dim, extra_blocks=top)
+        # Not `fpn`, as in `FPNBackbone`: block 0 is of p3 here and of p2 there, and weights are exchanged by name.
+        self.pyramid = FeaturePyramidNetwork(channels, hidden_dim, extra_blocks=top)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (N, 3, H, W), H and W multiples of 32, to p3..p7, each (N, C, h, w).
@@ -46,4 +47,4 @@ class RetinaNetBackbone(nn.Module):
         The sizes of p6 and p7 are rounded up where H or W is not a multiple of 128.
         """
         maps = self.bottom_up(images)[1:]
-        return list(self.fpn(OrderedDict((f"p{i + 3}", m) for i, m in enumerate(maps))).values())
+        return list(self.pyramid(OrderedDict((f"p{i + 3}", m) for i, m in enumerate(maps))).values())

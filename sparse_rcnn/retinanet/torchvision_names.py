@@ -19,7 +19,9 @@ CLASS_LAYER = "head.classification_head.cls_logits"
 BOX_LAYER = "head.regression_head.bbox_reg"
 BODY = "backbone.body."
 OUR_BODY = "backbone.bottom_up."
-P6 = "backbone.fpn.extra_blocks.p6.weight"
+PYRAMID = "backbone.fpn."
+OUR_PYRAMID = "backbone.pyramid."
+P6 = f"{PYRAMID}extra_blocks.p6.weight"
 NUM_ANCHORS = 9  # of a cell: 3 sizes x 3 aspect ratios
 NORM_EPS = 1e-5  # of our frozen batch norm
 COCO_V1_NORM_EPS = 0.0  # of torchvision's detectors with the weights COCO_V1
@@ -140,8 +142,10 @@ def our_name(name: str) -> str:
         return OUR_BODY + name.removeprefix(BODY)
     if match := re.fullmatch(r"(head\.\w+_head\.conv)\.(\d+)\.(weight|bias)", name):
         return f"{match[1]}.{int(match[2]) // 2}.0.{match[3]}"
-    if match := re.fullmatch(r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)", name):
-        return f"{match[1]}.0.{match[2]}"
+    if name.startswith(PYRAMID):
+        name = OUR_PYRAMID + name.removeprefix(PYRAMID)
+        match = re.fullmatch(r"(.*(?:inner|layer)_blocks\.\d+)\.(weight|bias)", name)
+        return f"{match[1]}.0.{match[2]}" if match else name
     return name
 
 

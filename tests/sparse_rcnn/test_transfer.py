@@ -237,3 +237,12 @@ def test_other_anchors_and_sizes_of_them() -> None:
     assert not changed(model, before) & RETINANET_CLASS_LAYERS
     assert "cls_logits.weight ((18, 16, 3, 3) in the file, (18, 16, 3, 3) here)" in plan.describe()
     assert "model.num_scales is 1 here and 3 in the file" in plan.describe()
+
+
+def test_levels_of_a_pyramid_are_not_taken_for_others() -> None:
+    # The first of RetinaNet's is p3, that of Sparse R-CNN's is p2: of one shape.
+    given, model = retinanet(("cat", "dog"), seed=1), detector(seed=2, hidden_dim=16)
+    plan, before = taken(model, given)
+    assert not any("blocks" in name for name in plan.whole)
+    assert changed(model, before) <= set(plan.whole)
+    assert {name.split(".")[1] for name in plan.whole} == {"bottom_up"}

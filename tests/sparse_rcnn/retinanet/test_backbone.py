@@ -29,7 +29,7 @@ def test_p6_comes_from_the_map_that_is_named_even_where_widths_are_equal() -> No
         maps = backbone(torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(1)))
         maps[3].sum().backward()
         # Of p5, the 3x3 convolution at its end is a part.
-        sources[source] = backbone.fpn.layer_blocks[2][0].weight.grad is not None
+        sources[source] = backbone.pyramid.layer_blocks[2][0].weight.grad is not None
     assert sources == {"res5": False, "p5": True}
 
 
@@ -42,8 +42,8 @@ def test_every_parameter_has_a_gradient(source: str) -> None:
 
 def test_channels_are_those_of_the_bottom_up_network() -> None:
     backbone = RetinaNetBackbone(ResNet(18, False, 2), 16, "res5")
-    assert [block[0].in_channels for block in backbone.fpn.inner_blocks] == [128, 256, 512]
-    assert backbone.fpn.extra_blocks.p6.in_channels == 512
+    assert [block[0].in_channels for block in backbone.pyramid.inner_blocks] == [128, 256, 512]
+    assert backbone.pyramid.extra_blocks.p6.in_channels == 512
 
 
 def test_another_source_is_refused() -> None:
