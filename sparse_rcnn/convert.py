@@ -158,6 +158,7 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
 _UNTRACED = (
     "pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio",
     "dilation", "with_position", "temperature", "activation", "max_detections",
+    "p6_source", "anchor_sizes", "num_scales", "aspect_ratios",
 )  # fmt: skip
 
 

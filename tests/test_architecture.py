@@ -41,6 +41,7 @@ LAYERS = [
         "data.deep_pictures", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
         "deformable_detr", "deformable_detr.padding",
+        "retinanet", "retinanet.anchors", "retinanet.output",
     ],
     [
         "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
@@ -49,12 +50,13 @@ LAYERS = [
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.box_formats", "data.shapes",
         "detr.backbone", "deformable_detr.attention", "deformable_detr.levels", "deformable_detr.sine_encoding",
+        "retinanet.backbone", "retinanet.postprocess",
     ],
     ["query_boxes"],
     [
         "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",
         "data.records", "data.image_headers",
-        "detr.matcher", "detr.output",
+        "detr.matcher", "detr.output", "retinanet.criterion",
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",
     ],
     [
@@ -62,7 +64,7 @@ LAYERS = [
         "deformable_detr.postprocess", "deformable_detr.decoder",
         "deformable_detr.criterion", "deformable_detr.released_names",
     ],
-    ["data.annotation_columns", "detr.released_checkpoints"],
+    ["data.annotation_columns", "detr.released_checkpoints", "retinanet.torchvision_names"],
     ["data.annotations"],
     ["data.boxes_outside", "data.label_space", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
@@ -76,7 +78,7 @@ LAYERS = [
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",
     ],
     ["rundir.run_progress", "detector_base", "evaluation.evaluator"],
-    ["detector", "query_detector"],
+    ["detector", "query_detector", "retinanet.detector"],
     ["detr.detector", "deformable_detr.detector"],
     ["evaluation", ""],
 ]  # fmt: skip

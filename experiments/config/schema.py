@@ -156,6 +156,8 @@ class ScaleConfig:
     """What the paper's sizes are in a recipe; everything that has one reads it here."""
 
     dim_feedforward: int = MISSING
+    dim_feedforward_narrow: int = MISSING  # where a paper has half of it
+    single_map_level: int = MISSING  # of the map of a detector that reads one alone; its stride is 2^level
     dim_dynamic: int = MISSING
     sampling_ratio: int = MISSING  # of RoI pooling
     dim_fc: int = MISSING

@@ -48,7 +48,7 @@ class DeformableDETR(QueryDetector):
         num_levels: of the features (4); three are the backbone's.
         max_detections: of an image (100).
         backbone: images (N, 3, H, W) to maps at strides 8, 16 and 32.
-        positional_encoding: padding masks (N, h, w) to positions (N, C, h, w).
+        position_encoding: padding masks (N, h, w) to positions (N, C, h, w).
         encoder, decoder: of one width and these levels.
         pixel_mean, pixel_std: of RGB in 0..255 (semantics.md#input).
     """
@@ -60,7 +60,7 @@ class DeformableDETR(QueryDetector):
         num_levels: int,
         max_detections: int,
         backbone: BackboneLevels,
-        positional_encoding: CellCentreSineEncoding,
+        position_encoding: CellCentreSineEncoding,
         encoder: DeformableEncoder,
         decoder: DeformableDecoder,
         pixel_mean: Sequence[float],
@@ -72,7 +72,7 @@ class DeformableDETR(QueryDetector):
                 f"num_queries and max_detections must be at least 1, got {num_queries} and {max_detections}"
             )
         hidden_dim = decoder.hidden_dim
-        for name, part in (("encoder", encoder), ("positional_encoding", positional_encoding)):
+        for name, part in (("encoder", encoder), ("position_encoding", position_encoding)):
             if part.hidden_dim != hidden_dim:
                 raise ValueError(f"hidden_dim is {hidden_dim} in the decoder and {part.hidden_dim} in the {name}")
         for name, stack in (("encoder", encoder), ("decoder", decoder)):
@@ -82,7 +82,7 @@ class DeformableDETR(QueryDetector):
         self.max_detections = max_detections
         self.backbone = backbone
         self.input_proj = LevelProjection(backbone.out_channels, hidden_dim, num_levels)
-        self.positional_encoding = positional_encoding
+        self.position_encoding = position_encoding
         self.level_embed = nn.Parameter(torch.randn(num_levels, hidden_dim))
         self.encoder = encoder
         # The first half of a row is the query's position, the second its content at the start.
@@ -138,7 +138,7 @@ class DeformableDETR(QueryDetector):
         image_mask = image_masks.padding_mask(image_sizes_hw, images.shape[2], images.shape[3])
         masks = [image_masks.at_resolution(image_mask, *shape) for shape in shapes_hw]
         positions = [
-            self.positional_encoding(mask) + embedding[:, None, None]
+            self.position_encoding(mask) + embedding[:, None, None]
             for mask, embedding in zip(masks, self.level_embed, strict=True)
         ]
         padding_mask = torch.cat([mask.flatten(1) for mask in masks], dim=1)

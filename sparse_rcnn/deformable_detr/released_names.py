@@ -144,7 +144,7 @@ def infer_deformable_architecture(state: dict[str, Tensor], num_heads: int) -> d
                 "num_frozen_stages": 2,
             },
         },
-        "positional_encoding": {
+        "position_encoding": {
             "_target_": f"{_PACKAGE}.sine_encoding.CellCentreSineEncoding",
             "hidden_dim": hidden_dim,
             "temperature": 10000,

@@ -28,7 +28,7 @@ class DETR(QueryDetector):
         num_classes: K; there are K + 1 logits, the last is 'no object'.
         num_queries: Q (100).
         backbone: one map.
-        positional_encoding: of the cells of the map.
+        position_encoding: of the cells of the map.
         transformer: its encoder and decoder.
         with_position: False is the row of table 9 without spatial encoding, which differs in two ways: no encoding of
             the cells anywhere, and the query embeddings are the input of the decoder, added once, where they are
@@ -44,7 +44,7 @@ class DETR(QueryDetector):
         num_classes: int,
         num_queries: int,
         backbone: LastMapBackbone,
-        positional_encoding: MaskSineEncoding,
+        position_encoding: MaskSineEncoding,
         transformer: Transformer,
         with_position: bool,
         pixel_mean: Sequence[float],
@@ -56,14 +56,14 @@ class DETR(QueryDetector):
         if num_queries < 1:
             raise ValueError(f"num_queries must be at least 1, got {num_queries}")
         hidden_dim = transformer.hidden_dim
-        if positional_encoding.hidden_dim != hidden_dim:
+        if position_encoding.hidden_dim != hidden_dim:
             raise ValueError(
-                f"positional_encoding has hidden_dim {positional_encoding.hidden_dim}, transformer has {hidden_dim}"
+                f"position_encoding has hidden_dim {position_encoding.hidden_dim}, transformer has {hidden_dim}"
             )
         self.num_classes, self.num_queries, self.with_position = num_classes, num_queries, with_position
         self.max_detections = num_queries
         self.backbone = backbone
-        self.positional_encoding = positional_encoding
+        self.position_encoding = position_encoding
         self.transformer = transformer
         self.input_proj = nn.Conv2d(backbone.out_channels, hidden_dim, 1)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
@@ -100,7 +100,7 @@ class DETR(QueryDetector):
         mask = at_resolution(padding_mask(image_sizes_hw, *images.shape[-2:]), *features.shape[-2:])
         queries = self.query_embed.weight.expand(len(images), -1, -1)
         if self.with_position:
-            position, query_position = _tokens(self.positional_encoding(mask)), queries
+            position, query_position = _tokens(self.position_encoding(mask)), queries
             objects = torch.zeros_like(queries)
         else:
             position, query_position = None, None

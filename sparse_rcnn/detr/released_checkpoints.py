@@ -53,7 +53,7 @@ def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str,
                 "num_frozen_stages": 2,
             },
         },
-        "positional_encoding": {
+        "position_encoding": {
             "_target_": "sparse_rcnn.detr.sine_encoding.MaskSineEncoding",
             "hidden_dim": hidden_dim,
             "temperature": 10000.0,

@@ -54,7 +54,7 @@ def deformable_architecture(
             "_target_": f"{PACKAGE}.levels.BackboneLevels",
             "bottom_up": SMALL if bottom_up is None else bottom_up,
         },
-        "positional_encoding": {
+        "position_encoding": {
             "_target_": f"{PACKAGE}.sine_encoding.CellCentreSineEncoding",
             "hidden_dim": hidden_dim,
             "temperature": 10000,

@@ -55,7 +55,7 @@ def detr_architecture(
             "dilation": dilation,
             "bottom_up": bottom_up,
         },
-        "positional_encoding": {
+        "position_encoding": {
             "_target_": "sparse_rcnn.detr.sine_encoding.MaskSineEncoding",
             "hidden_dim": hidden_dim,
             "temperature": 10000.0,

@@ -220,7 +220,7 @@ def test_levels_masks_positions_and_reference_points(result: Result) -> None:
         assert torch.equal(mask, wanted)
         valid = ~mask[:, None]  # the others are sines of millions, and nothing reads them
         torch.testing.assert_close(
-            case.model.positional_encoding(mask) * valid, reference["pos"][level] * valid, rtol=0, atol=2e-6
+            case.model.position_encoding(mask) * valid, reference["pos"][level] * valid, rtol=0, atol=2e-6
         )
     points = cell_reference_points(result.encoded.shapes_hw, result.encoded.valid_ratios_wh)
     torch.testing.assert_close(points[:, ::7], reference["encoder_reference_points_corner"], rtol=1e-6, atol=1e-6)

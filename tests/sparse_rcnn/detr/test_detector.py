@@ -212,6 +212,6 @@ def test_rejected_arguments(changes: dict[str, Any], message: str) -> None:
 
 def test_encoding_and_transformer_have_one_width() -> None:
     node = detr_architecture()
-    node["positional_encoding"]["hidden_dim"] = 32
-    with pytest.raises(CheckpointError, match="positional_encoding has hidden_dim 32, transformer has 16"):
+    node["position_encoding"]["hidden_dim"] = 32
+    with pytest.raises(CheckpointError, match="position_encoding has hidden_dim 32, transformer has 16"):
         build(node)

@@ -129,7 +129,7 @@ def result(request: pytest.FixtureRequest) -> Result:
     modules: dict[str, nn.Module] = {
         "backbone": model.backbone,
         "src": model.input_proj,
-        "position": model.positional_encoding,
+        "position": model.position_encoding,
         "hs": model.transformer.decoder.norm,
     } | {f"encoder {i}": layer for i, layer in enumerate(model.transformer.encoder.layers)}
     hooks = [
