@@ -11,6 +11,7 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import metric_keys
 
 DEFAULT_FACTORS = (
+    "model._target_",
     "num_stages",
     "num_proposals",
     "dropout",
@@ -122,7 +123,7 @@ def build_report(
                     curve("images per second", [metric_keys.IMAGES_PER_SECOND], x=STEP),
                 ],
             ),
-            wr.H2("Images, one layer of boxes a stage"),
+            wr.H2("Images, one layer of boxes a stage, or the detections"),
             wr.PanelGrid(
                 runsets=[runset("runs", [])], panels=[wr.MediaBrowser(media_keys=["val/views"], num_columns=2)]
             ),

@@ -27,8 +27,8 @@ DEFAULT_EXPERIMENTS = EXPERIMENTS["table1"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 MARKERS = "osD^vPX"
 LINES = ("-", "--", ":")
-PUBLISHED = ("RetinaNet", "Faster R-CNN", "DETR", "Sparse R-CNN")  # the detectors of the paper's figure
-PUBLISHED_MARKERS = "x+1*"
+PUBLISHED_BACKBONE = "R50"  # of the paper's figure
+PUBLISHED_MARKERS = "x+1234*"
 LOG_FROM = 4.0  # times as long as the shortest is the longest training, from which on the axis is logarithmic
 
 
@@ -142,9 +142,12 @@ def _print_once(text: str) -> None:
 
 
 def published_points() -> dict[str, tuple[int, float]]:
-    """The epochs and AP of the figure's detectors with ResNet-50, from table 1: the figure itself has no numbers."""
+    """The epochs and AP of the detectors with ResNet-50, from table 1: the figure itself has no numbers.
+
+    Without those with a star, which are a detector of the table with more proposals.
+    """
     rows = published_tables()["table1"]["rows"]
-    chosen = [row for row in rows if row["detector"] in PUBLISHED and row["backbone"] == "R50"]
+    chosen = [row for row in rows if row["backbone"] == PUBLISHED_BACKBONE and not row["detector"].endswith("*")]
     return {f"{row['detector']} {row['backbone']}": (row["epochs"], row["AP"]) for row in chosen}
 
 
@@ -177,7 +180,7 @@ def _figure1(
         if without := [item.name for item in chosen if not item.hours]:
             panels[1].set_title(f"no times: {', '.join(without)}", fontsize="x-small")
     figure.suptitle(f"Convergence, recipe {recipe}", fontsize="medium")
-    figure.legend(loc="outside right upper", fontsize="x-small")
+    figure.legend(loc="outside right upper", fontsize="x-small", handlelength=3.5)
     return figure
 
 
@@ -190,10 +193,12 @@ def _draw(axes: Any, index: int, item: APCurve, x: Sequence[float], label: str) 
 
 
 def _finish(axes: Any, title: str, ends: Sequence[float]) -> None:
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     if min(ends) > 0 and max(ends) >= LOG_FROM * min(ends):  # 36 epochs and 500
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel(title)
     axes.grid(alpha=0.3)

@@ -31,6 +31,8 @@ def write_figure4(
         for view_id in view_ids(run):
             try:
                 view = read_view(run, view_id)
+                if not view.has_stages:  # a run that overrides made into another detector
+                    raise UserError(f"figure 4 needs stages; {run.path} has none")
                 figure = stages_figure(view, score_threshold, with_truth=False)
             except (UserError, OSError) as error:  # damaged, or without its picture: the next one will do
                 problems.append(str(error))

@@ -16,7 +16,7 @@ from sparse_rcnn.data.annotations import CocoAnnotations, read_annotations
 from sparse_rcnn.data.boxes_outside import OUTSIDE
 from sparse_rcnn.data.ids import Ids
 from sparse_rcnn.errors import UserError
-from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.reader import Run
 
 IntArray = npt.NDArray[np.int64]
@@ -229,5 +229,6 @@ def _candidates(run: Run, recorded: str | None) -> list[Path]:
 
 
 def _num_stages(run: Run) -> int:
+    """As the results have them, or the configuration of a run whose results do not: a stage may have found nothing."""
     value = run.config.get("num_stages")
-    return value if isinstance(value, int) else 0
+    return max(value if isinstance(value, int) else 0, len(metric_keys.stages_in(run.results or {})))

@@ -217,8 +217,8 @@ def epochs_remark(table: str, rows: Mapping[str, OurRow]) -> tuple[str, ...]:
     if not sources:
         return ()
     return (
-        f"The rows of table {table.removeprefix('table')} differ in epochs ({', '.join(sources)}): it compares each at "
-        "its own length of training, not at an equal one.",
+        f"The rows of table {table.removeprefix('table')} differ in epochs ({', '.join(sources)}): each is "
+        "compared at its own length of training, not at an equal one.",
     )
 
 

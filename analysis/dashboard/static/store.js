@@ -86,10 +86,10 @@ function isUnusual(run, key) {
   return (configValue(run, key) ?? null) !== null || (store.data.base_config[key] ?? null) !== null;
 }
 
-// What is unusual about a run: its factors that are not as in most runs; what it does not have is not named.
+// What is unusual about a run: its factors that are not as in most runs.
 function unusualFactors(run) {
   if (!run.config) return [];
   return store.data.factors
-    .filter(({ key }) => isUnusual(run, key) && configValue(run, key) != null)
+    .filter(({ key }) => isUnusual(run, key))
     .map(({ key, label }) => `${label}=${shortValue(key, configValue(run, key))}`);
 }

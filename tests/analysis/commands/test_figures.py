@@ -13,6 +13,7 @@ from analysis.figures.convergence import COLOURS, curves
 from analysis.summaries import load_summaries
 from tests.support.commands import run_command
 from tests.support.runs import edit_meta, make_run
+from tests.support.views import add_views, view_without_stages
 
 
 def colours(path: Path) -> set[tuple[int, ...]]:
@@ -69,6 +70,13 @@ def test_a_run_without_a_whole_evaluation_is_no_row(tmp_path: Path, capsys: pyte
     named, error = capsys.readouterr().err.splitlines()
     assert named.startswith(f"left out: {path}/eval/step_00000100.json")
     assert error.startswith("error: none of the rows of table 1")
+
+
+def test_a_run_without_stages_leaves_figure_4_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_run(tmp_path / "runs", evaluations={1.0: 0.5})
+    add_views(path, [view_without_stages(1)])
+    assert run_command("figures", ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == f"no figure 4: figure 4 needs stages; {path} has none\n"
 
 
 def test_a_damaged_view_leaves_figure_4_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

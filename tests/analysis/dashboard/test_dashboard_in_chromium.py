@@ -18,7 +18,7 @@ from analysis.dashboard.serve import Server
 from analysis.dashboard.watched_runs import WatchedRuns
 from tests.support.dashboard_pages import NASTY, arguments, data_in, serving, wait_for
 from tests.support.runs import event, make_logged_run, small_config, write_json
-from tests.support.views import add_views, view_content
+from tests.support.views import add_views, view_content, view_without_stages
 
 NASTY_FOLDER = "<img src=x onerror=alert(1)>"
 VIEWS = [view_content(1), view_content(2, size=(120, 160))]
@@ -80,6 +80,20 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "baseline" / "notes").mkdir()
     nasty = make_logged_run(root, NASTY, folder=NASTY_FOLDER, identity="e" * 12, ap=0.2, classes=(NASTY, "<b>bold</b>"))
     add_views(nasty, [view_content(3, classes=(NASTY, "<b>bold</b>"))])
+    out = root.parent / "page.html"
+    dashboard.run(arguments("--runs", str(root), "--out", str(out)))
+    return out
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page of three detectors: with stages and learned boxes, with stages alone, and without either."""
+    root = tmp_path_factory.mktemp("detectors") / "runs"
+    add_views(make_logged_run(root, ap=0.5), VIEWS)
+    one_shot = make_logged_run(root, "one_shot", identity="1" * 12, ap=0.3, num_stages=0)
+    add_views(one_shot, [view_without_stages(1), view_without_stages(2, num_detections=0, size=(120, 160))])
+    no_boxes = make_logged_run(root, "no_boxes", identity="2" * 12, ap=0.25)
+    add_views(no_boxes, [view_content(1, responses=False, has_proposals=False)])
     out = root.parent / "page.html"
     dashboard.run(arguments("--runs", str(root), "--out", str(out)))
     return out
@@ -335,6 +349,56 @@ class TestInChromium:
         assert tab.locator("#stage").get_attribute("max") == "3"
         assert len(boxes_on(tab, 0)) == 10
 
+    def test_a_detector_without_stages_shows_its_detections(self, detectors: Path, browse: Any) -> None:
+        tab = browse(detectors.as_uri())
+        pick(tab, "one_shot s0")
+        assert not tab.locator("#stage").is_visible()
+        assert not tab.locator("#stage-chart").is_visible()
+        set_slider(tab, "threshold", 0.5)
+        expected = view_without_stages(1)["stages"][0]["boxes_xyxy_abs"]
+        drawn = boxes_on(tab)
+        assert sorted(drawn) == [2, 3, 4, 5]  # of scores 1/6, 2/6 ... 1
+        for index, box in drawn.items():
+            assert box == pytest.approx(expected[index], abs=0.02)
+        caption = tab.locator("#panel-0 .hint").inner_text()
+        assert caption == "detections: 4 of 6 boxes; this detector has no stages; after step 300"
+        tab.locator("#images button").nth(1).click()
+        assert boxes_on(tab) == {}
+        tab.locator("#images button").nth(0).click()
+        point_at(tab, 5)
+        assert tab.locator("#panel-0 .readout").inner_text() == "Detection 5: triangle 1.00"
+
+    def test_with_stages_and_without_beside_each_other(self, detectors: Path, browse: Any) -> None:
+        tab = browse(detectors.as_uri())
+        pick(tab, "one_shot s0", "baseline s0")
+        set_slider(tab, "threshold", 0)
+        for position in range(4):
+            set_slider(tab, "stage", position)
+            assert sorted(boxes_on(tab, 0)) == list(range(6)), "whatever the stage"
+            assert sorted(boxes_on(tab, 1)) == list(range(10))
+        assert [trace["meta"] for trace in traces(tab, "stage-chart")] == ["baseline/0123456789ab-seed0"]
+        assert tab.locator("#stage-note").inner_text() == "without stages: one_shot s0"
+        differing = dict(zip(tab.locator("#diff th[scope=row]").all_inner_texts(), rows_of(tab), strict=True))
+        assert differing["model._target_"] == ["library.OneShotDetector", "library.StagedDetector"]
+        assert differing["num_stages"] == ["-", "3"]
+        tab.check("#factor-columns")
+        assert column(tab, "detector") == ["StagedDetector", "OneShotDetector", "StagedDetector"]
+
+    def test_stages_without_learned_boxes_begin_with_stage_0(self, detectors: Path, browse: Any) -> None:
+        tab = browse(detectors.as_uri())
+        pick(tab, "no_boxes s0")
+        set_slider(tab, "threshold", 0)
+        assert tab.locator("#stage").get_attribute("min") == "1"
+        content = view_content(1, has_proposals=False)
+        for position, stage in enumerate(content["stages"], 1):
+            set_slider(tab, "stage", position)
+            for index, box in boxes_on(tab).items():
+                assert box == pytest.approx(stage["boxes_xyxy_abs"][index], abs=0.02)
+        pick(tab, "no_boxes s0", "baseline s0")
+        set_slider(tab, "stage", 0)
+        assert "no learned proposals: the boxes begin with stage 0" in tab.locator("#panel-0 .hint").inner_text()
+        assert (len(boxes_on(tab, 0)), len(boxes_on(tab, 1))) == (0, 10)
+
     def test_picks_survive_a_reload(self, many: Path, browse: Any) -> None:
         tab = browse(many.as_uri())
         pick(tab, "going_on s0", f"{NASTY} s0")
@@ -424,6 +488,12 @@ class TestInChromium:
 
 LINES = ("loss-chart", "ap-chart", "stage-chart", "pr-chart")
 CHARTS = (*LINES, "class-chart")
+
+
+def rows_of(tab: Any) -> list[list[str]]:
+    """The values of the table of differing keys."""
+    rows = tab.locator("#diff tbody tr")
+    return [rows.nth(index).locator("td").all_inner_texts() for index in range(rows.count())]
 
 
 def point_at(tab: Any, proposal: int) -> None:

@@ -62,4 +62,5 @@ def test_published_points_are_table_1s() -> None:
     points = published_points()
     assert points["DETR R50"] == (500, 42.0)
     assert points["Sparse R-CNN R50"] == (36, 42.3)
-    assert list(points) == ["RetinaNet R50", "Faster R-CNN R50", "DETR R50", "Sparse R-CNN R50"]
+    names = ("RetinaNet", "Faster R-CNN", "Cascade R-CNN", "DETR", "DETR-DC5", "Deformable DETR", "Sparse R-CNN")
+    assert list(points) == [f"{name} R50" for name in names]

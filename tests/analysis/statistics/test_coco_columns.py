@@ -12,13 +12,14 @@ import pytest
 from analysis.statistics.coco_columns import (
     load_detections,
     load_ground_truth,
+    load_stage_detections,
 )
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.reader import Run
 from tests.support.coco_numbers import random_coco
 from tests.support.compared_runs import Suite, make_compared_runs
-from tests.support.hand_boxes import coco_detections
-from tests.support.runs import edit_meta, write_json
+from tests.support.hand_boxes import coco_detections, two_stages
+from tests.support.runs import edit_meta, make_evaluated_run, write_json
 from tests.support.truths import truth_of
 
 
@@ -109,3 +110,20 @@ def test_a_class_that_a_file_of_ids_as_text_lacks(suite: Suite) -> None:
     write_json(run.path / "detections.json", [found[0] | {"category_id": "7"}])
     with pytest.raises(UserError, match="detections of category 7, which"):
         load_detections(run, truth)
+
+
+@pytest.mark.parametrize(
+    ("config", "results", "number"),
+    [
+        ({"num_stages": 3}, {}, 3),
+        ({"num_stages": None}, {"val__stage_0__AP": 0.5, "val__stage_1__AP": 0.0, "val__stage_2__AP": 0.0}, 3),
+        ({"num_stages": None}, {}, 1),
+    ],
+)
+def test_stages_that_found_nothing_are_stages(
+    config: dict[str, Any], results: dict[str, float], number: int, tmp_path: Path
+) -> None:
+    coco, (first, _) = two_stages()
+    run = Run(make_evaluated_run(tmp_path / "runs", "a", coco, first, stages=[first, [], []], config=config, **results))
+    stages = load_stage_detections(run, load_ground_truth(run, tmp_path / "val.json"))
+    assert [len(stage) for stage in stages] == [len(first), 0, 0][:number]
