@@ -19,7 +19,10 @@ COMMANDS = {
         "analysis.commands.tables",
         "the paper's tables 1 to 9 from finished runs, published numbers beside them",
     ),
-    "figures": ("analysis.commands.figures", "figure 1, AP over epochs, and figure 4, an image stage by stage"),
+    "figures": (
+        "analysis.commands.figures",
+        "figure 1, AP over epochs and time, and figure 4, an image stage by stage",
+    ),
     "compare": (
         "analysis.commands.compare",
         "whether rows really differ: bootstrap over images, Welch over seeds, Holm",

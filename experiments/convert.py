@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 
 RELEASED_SUFFIXES = (".pth", ".pt")
 # Settings that leave no trace in the tensors, by the names of our constructors.
-OPTIONS = {"dilation": "--dilation", "num_heads": "--num-heads", "with_position": "--without-position"}
+OPTIONS = {
+    "dilation": "--dilation",
+    "num_heads": "--num-heads",
+    "with_position": "--without-position",
+    "norm_eps": "--norm-eps",
+}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.convert",
-        description="Convert a released checkpoint (.pth) of Sparse R-CNN, DETR or Deformable DETR to a weights file "
-        "of this project (.safetensors), or the other way round; the input says which.",
+        description="Convert a released checkpoint (.pth) of Sparse R-CNN, DETR or Deformable DETR, or torchvision's"
+        " RetinaNet or Faster R-CNN, to a weights file of this project (.safetensors), or one of ours to the authors' "
+        "layout; the input says which.",
     )
     parser.add_argument(
         "input", metavar="IN", type=user_path, help="released .pth, or our .safetensors or run directory"
@@ -48,6 +54,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     released.add_argument(
         "--without-position", dest="with_position", action="store_const", const=False,
         help="it is a DETR without spatial encoding",
+    )  # fmt: skip
+    released.add_argument(
+        "--norm-eps", type=float, metavar="X",
+        help="epsilon of the batch norms of a detector of torchvision: 0 for COCO_V1 and what was fine-tuned from it "
+        "(the default), else 1e-5",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     add_trust_option(parser)
@@ -163,6 +174,8 @@ def given_settings(args: argparse.Namespace, layout: ReleasedFormat) -> dict[str
             raise UserError(f"{OPTIONS[name]}: {args.input} is a {layout.name}, which has no such setting")
     if given.get("num_heads", 1) < 1:
         raise UserError(f"--num-heads {given['num_heads']}: give a number of at least 1")
+    if not 0 <= given.get("norm_eps", 0.0) < 1:
+        raise UserError(f"--norm-eps {given['norm_eps']}: give a number from 0 to below 1")
     return {**layout.settings, **given}
 
 

@@ -47,7 +47,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--stages", action="store_true",
-        help="also draw the learned proposals and the boxes of every stage, in NAME.stages.*",
+        help="also draw the boxes of every stage, and the learned proposals before them, in NAME.stages.*",
     )  # fmt: skip
     parser.add_argument("--batch-size", metavar="N", type=int, default=8, help="images read at once (8)")
     parser.add_argument(
@@ -185,7 +185,7 @@ def predict_files(
 
 
 def draw_image_stages(model: Detector, image: Image, score_threshold: float) -> Any:
-    """The learned proposals, then every stage's boxes, side by side."""
+    """The learned proposals where there are any, then every stage's boxes, side by side."""
     from sparse_rcnn.visualize import draw_stages
 
     assert model.card is not None

@@ -167,6 +167,7 @@ def check_untraced(architecture: dict[str, Any], assumed: dict[str, Any]) -> Non
 _UNTRACED = (
     "pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio",
     "dilation", "with_position", "temperature", "activation", "max_detections",
+    "p6_source", "anchor_sizes", "num_scales", "aspect_ratios",
 )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from sparse_rcnn.deformable_detr.released_names import our_deformable_to_release
 from sparse_rcnn.detr import released_names as detr_names
 from sparse_rcnn.detr.released_checkpoints import from_released
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.faster_rcnn import torchvision_names as faster_rcnn
+from sparse_rcnn.retinanet import torchvision_names as retinanet
 from sparse_rcnn.state_dicts import first_three
 
 State = Mapping[str, Tensor]
@@ -57,7 +59,7 @@ class ReleasedFormat:
         Raises:
             CheckpointError: the layout has no names for the architecture, or cannot say one of its settings.
         """
-        raise CheckpointError(f"{self.name}: such checkpoints can be read, and not be written")
+        raise CheckpointError(f"a checkpoint of a {self.name} can be read, and not be written")
 
     def settings_of(self, architecture: Architecture) -> dict[str, Any]:
         """The values of ``self.settings`` in an architecture: whoever reads the checkpoint has to give them."""
@@ -142,8 +144,45 @@ class DeformableDETRFormat(ReleasedFormat):
         return _describe_queries("Deformable DETR", architecture, architecture["decoder"]["num_layers"])
 
 
+class TorchvisionRetinaNetFormat(ReleasedFormat):
+    name = "RetinaNet of torchvision"
+    target = "sparse_rcnn.retinanet.detector.RetinaNet"
+    settings: ClassVar[Settings] = {"norm_eps": retinanet.COCO_V1_NORM_EPS}
+    labels_are_ids = True
+
+    def recognises(self, state: State) -> bool:
+        return retinanet.is_torchvision_retinanet(state)
+
+    def read(self, state: State, settings: Settings) -> tuple[dict[str, Tensor], Architecture]:
+        return retinanet.from_torchvision(state, range(retinanet.num_outputs(state)), **settings)
+
+    def describe(self, architecture: Architecture) -> str:
+        return f"RetinaNet, {_bottom_up(architecture)}, {architecture['num_classes']} classes"
+
+
+class TorchvisionFasterRCNNFormat(ReleasedFormat):
+    name = "Faster R-CNN of torchvision"
+    target = "sparse_rcnn.faster_rcnn.detector.FasterRCNN"
+    settings: ClassVar[Settings] = {"norm_eps": 0.0}
+
+    def recognises(self, state: State) -> bool:
+        return faster_rcnn.is_torchvision_faster_rcnn(state)
+
+    def read(self, state: State, settings: Settings) -> tuple[dict[str, Tensor], Architecture]:
+        return faster_rcnn.to_ours(state, **settings)
+
+    def describe(self, architecture: Architecture) -> str:
+        return f"Faster R-CNN, {_bottom_up(architecture)}, {architecture['num_classes']} classes"
+
+
 # One more layout is one more class here. Only one of them recognises a file.
-FORMATS: tuple[ReleasedFormat, ...] = (SparseRCNNFormat(), DETRFormat(), DeformableDETRFormat())
+FORMATS: tuple[ReleasedFormat, ...] = (
+    SparseRCNNFormat(),
+    DETRFormat(),
+    DeformableDETRFormat(),
+    TorchvisionRetinaNetFormat(),
+    TorchvisionFasterRCNNFormat(),
+)
 
 _SEGMENTATION = ("detr.", "mask_head.", "bbox_attention.")
 

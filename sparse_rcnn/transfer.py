@@ -92,9 +92,12 @@ def plan_transfer(
         if name not in given:
             drawn[name] = "" if name in by_class else "absent from the file"
         elif name in by_class and (by_class[name].num_rows(len(card.categories)),) != given[name][:1]:
-            if card.architecture.get("_target_") == architecture.get("_target_"):
+            if card.architecture.get("_target_") != architecture.get("_target_"):
+                drawn[name] = "its rows in the file are of another detector's classes"
+            elif by_class[name].num_groups > 1:  # the file may have another number of them
+                drawn[name] = f"{given[name]} in the file, {shape} here"
+            else:
                 raise CheckpointError(_wrong_rows(source, name, by_class[name], given[name], card))
-            drawn[name] = "its rows in the file are of another detector's classes"
         elif name in by_class and class_labels is not None and given[name][1:] == shape[1:]:
             rows[name] = _rows_of(by_class[name], *class_labels, shape[0], given[name][0])
             if not rows[name][0]:

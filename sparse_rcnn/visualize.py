@@ -82,8 +82,8 @@ def draw_stages(
     """The proposals and every stage's boxes side by side; a proposal keeps its colour over the stages.
 
     Shapes: ``image`` uint8 (3, H, W); ``boxes_xyxy_abs`` (S, P, 4) in its pixels, ``scores`` and ``labels``
-    (S, P), the best class of each; ``proposals_xyxy_abs`` (P, 4), drawn in white. A stage shows the boxes
-    that it gives at least ``score_threshold`` itself.
+    (S, P), the best class of each; ``proposals_xyxy_abs`` (P, 4), drawn in white, None for a detector without learned
+    boxes. A stage shows the boxes that it gives at least ``score_threshold`` itself.
     """
     fonts.warn_of_missing(class_names)
     picture = _to_picture(image)

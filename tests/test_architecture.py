@@ -41,6 +41,9 @@ LAYERS = [
         "data.deep_pictures", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
         "deformable_detr", "deformable_detr.padding",
+        "retinanet", "retinanet.anchors", "retinanet.output",
+        "faster_rcnn", "faster_rcnn.backbone", "faster_rcnn.anchors", "faster_rcnn.unaligned_pooler",
+        "faster_rcnn.output", "faster_rcnn.settings",
     ],
     [
         "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
@@ -49,20 +52,26 @@ LAYERS = [
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.box_formats", "data.shapes",
         "detr.backbone", "deformable_detr.attention", "deformable_detr.levels", "deformable_detr.sine_encoding",
+        "retinanet.backbone", "retinanet.postprocess",
+        "faster_rcnn.losses", "faster_rcnn.postprocess",
     ],
-    ["query_boxes"],
+    ["query_boxes", "faster_rcnn.finite"],
     [
         "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",
         "data.records", "data.image_headers",
-        "detr.matcher", "detr.output",
+        "detr.matcher", "detr.output", "retinanet.criterion",
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",
+        "faster_rcnn.proposal_network", "faster_rcnn.criterion",
     ],
     [
         "data.box_column", "detr.criterion", "detr.postprocess",
         "deformable_detr.postprocess", "deformable_detr.decoder",
         "deformable_detr.criterion", "deformable_detr.released_names",
     ],
-    ["data.annotation_columns", "detr.released_checkpoints", "released_classes"],
+    [
+        "data.annotation_columns", "detr.released_checkpoints", "released_classes",
+        "retinanet.torchvision_names", "faster_rcnn.torchvision_names",
+    ],
     ["data.annotations", "released_formats"],
     ["data.boxes_outside", "data.label_space", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
@@ -76,8 +85,8 @@ LAYERS = [
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",
     ],
     ["rundir.run_progress", "detector_base", "evaluation.evaluator"],
-    ["detector", "query_detector"],
-    ["detr.detector", "deformable_detr.detector"],
+    ["detector", "query_detector", "retinanet.detector", "faster_rcnn.proposal_detector"],
+    ["detr.detector", "deformable_detr.detector", "faster_rcnn.detector"],
     ["evaluation", ""],
 ]  # fmt: skip
 
@@ -190,7 +199,7 @@ def test_foreign_words_are_found(text: str) -> None:
 ROOMS = {
     "experiments": ("cli", "config", "tracking", "run", "sweep"),
     "analysis": (
-        "wandb_runs", "paper", "our_rows", "output", "comments", "dashboard",
+        "wandb_runs", "work_time", "paper", "our_rows", "output", "comments", "dashboard",
         "summaries", "statistics", "tables", "figures", "arguments", "commands", "__main__",
     ),
 }  # fmt: skip

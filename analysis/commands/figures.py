@@ -1,4 +1,4 @@
-"""python -m analysis figures: figure 1, AP over epochs, and figure 4, an image stage by stage, as PNG and PDF."""
+"""python -m analysis figures: figure 1, AP over epochs and time, and figure 4, an image stage by stage, PNG and PDF."""
 
 from __future__ import annotations
 

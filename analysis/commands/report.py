@@ -15,25 +15,28 @@ from analysis.figures.convergence import curves, write_figure1
 from analysis.figures.figure4 import write_figure4
 from analysis.our_rows import COLUMNS, OurRow, baseline_of, missing_row, on_same_data, our_rows
 from analysis.paper.rows import EXPERIMENTS, experiments_of, published_rows, published_tables
+from analysis.statistics.coco_columns import load_detections, load_ground_truth
 from analysis.statistics.comparison import compare
 from analysis.statistics.measured_suite import MeasuredSuite, measure_suite
+from analysis.statistics.suppression import NMS_IOU
 from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.agreement_table import agreements, pair_lines
 from analysis.tables.comparison_table import comparison_grid
-from analysis.tables.error_tables import error_grids
+from analysis.tables.error_tables import MIN_SCORE, error_grids
 from analysis.tables.formats import DASH, Grid, grid, render
 from analysis.tables.paper_tables import build_table
+from analysis.tables.suppression_table import NamedDetections, suppression_grid
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.places import user_path
-from sparse_rcnn.rundir import metric_keys
+from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.summary import RunSummary
 
 COMMENTS = "comments.md"
 PAGE = "README.md"
 FIGURE4_SCORE = 0.3
 PAPER_RECIPE = "paper"  # under which the published numbers were trained
-SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "errors")
+SECTIONS = ("overview", "figure1", "figure4", "order", *EXPERIMENTS, "beside", "nms", "errors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,8 +59,8 @@ def run(args: argparse.Namespace) -> None:
     rows = our_rows(summaries, recipe)
     tests = measure_suite(rows, args.annotations, args.resamples, args.seed)
     figure, figure4 = _figure(summaries, recipe, args.out), _figure4(summaries, recipe, args.out)
-    errors = _errors(rows, args.annotations)
-    page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, errors)
+    nms, errors = _suppression(rows, args.annotations), _errors(rows, args.annotations)
+    page = build_page(rows, recipe, comments, tests, args.confidence, figure, figure4, nms, errors)
     if recipe != PAPER_RECIPE:
         page += f"\n{_paper_scale(our_rows(summaries, PAPER_RECIPE))}\n"
     write_bytes_atomic(args.out / PAGE, page.encode())
@@ -78,6 +81,7 @@ def build_page(
     confidence: float,
     figure: str,
     figure4: str,
+    nms: str,
     errors: str,
 ) -> str:
     """The whole page."""
@@ -122,6 +126,7 @@ def build_page(
         parts += ["\n".join(f"- {line}" for line in pair_lines(by_table[table])), prose.get(table, "")]
     if beside := _beside(rows):
         parts += ["## Rows that are in no table", beside, prose.get("beside", "")]
+    parts += ["## Duplicates before and after NMS", nms, prose.get("nms", "")]
     parts += ["## Where the baseline's AP comes from", errors, prose.get("errors", "")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -184,7 +189,7 @@ def _figure(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
         write_figure1(summaries, recipe, out)
     except UserError as error:
         return f"No figure: {error}."
-    text = "![AP over epochs](figure1.png)\n\nAlso as [PDF](figure1.pdf)."
+    text = "![AP over epochs and over time of work](figure1.png)\n\nAlso as [PDF](figure1.pdf)."
     if all(len(curve.epochs) == 1 for curve in curves(summaries, recipe)):
         text += " These runs were evaluated once, at their end: a curve needs `eval.every_epochs`."
     return text
@@ -198,6 +203,23 @@ def _figure4(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
         "![The baseline's proposals and stages](figure4.png)\n\nThe baseline's learned proposals, then the boxes that "
         f"each stage scores {FIGURE4_SCORE:g} or more, one colour per proposal. Also as [PDF](figure4.pdf)."
     )
+
+
+def _suppression(rows: Mapping[str, OurRow], annotations: Path | None) -> str:
+    """What NMS would change of the first seed of each row of table 1, on the data that most are on."""
+    done = {name: rows[name] for name in EXPERIMENTS["table1"] if name in rows and rows[name].used}
+    same, _ = on_same_data(done)
+    runs = {name: row.used[0].directory for name, row in same.items()}
+    runs = {name: run for name, run in runs.items() if (run.path / layout.DETECTIONS).is_file()}
+    if not runs:
+        return "No row of table 1 has a finished run with detections."
+    try:
+        truth = load_ground_truth(next(iter(runs.values())), annotations)
+        named = [NamedDetections(name, run, {"detections": load_detections(run, truth)}) for name, run in runs.items()]
+    except UserError as error:
+        return f"No table: {error}."
+    table = suppression_grid(truth, named, MIN_SCORE, NMS_IOU)
+    return "Of the first seed of each row of table 1.\n\n" + render([replace(table, title="")], "markdown").strip()
 
 
 def _errors(rows: Mapping[str, OurRow], annotations: Path | None) -> str:

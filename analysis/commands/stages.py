@@ -78,9 +78,11 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
         raise UserError(f"{path} does not exist; {known}")
     try:
         with safe_open(path, framework="numpy") as file:
+            if BOXES not in file.keys():  # noqa: SIM118, a file of safetensors is not a mapping
+                raise UserError(f"--proposals needs learned boxes; {path} has none")
             return np.asarray(file.get_tensor(BOXES), dtype=np.float64)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} holds no learned boxes: {error}") from error
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _image_id(run: Run, asked: int | None) -> int:
@@ -97,6 +99,8 @@ def _view(run: Run, image_id: int, args: argparse.Namespace) -> Any:
     from analysis.figures.stages import response_figure, stages_figure
 
     view = read_view(run, image_id)
+    if not view.has_stages:
+        raise UserError(f"analysis stages needs stages; {run.path} has none: the dashboard shows its detections")
     try:
         if args.look is not None:
             return response_figure(view, args.look)

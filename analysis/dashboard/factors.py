@@ -13,6 +13,8 @@ from sparse_rcnn.rundir.identity import is_excluded
 
 ABSENT = "absent"  # a value no JSON text equals
 TARGET = "._target_"
+DETECTOR = f"model{TARGET}"
+DETECTOR_NODES = ("model.", "criterion.")  # what a detector is made of and trained against
 
 
 def flat_config(config: Any) -> dict[str, Any]:
@@ -47,17 +49,19 @@ def find_factors(configs: Sequence[Mapping[str, Any] | None]) -> list[dict[str, 
     """The keys in which configs differ, without those that stay out of identities: paths, logging, workers.
 
     Keys that vary together are one factor: those with equal values (`num_stages` and `model.num_stages`), and a class
-    with the arguments that come with it.
+    with the arguments that come with it. The class of the model is the factor `detector`, with all that follows from
+    it: its arguments, its criterion, and the axes that some detector lacks. A key that is null or absent is one that a
+    run does not have.
 
     Returns:
         for each factor `key`, `label` (short) and `also` (the other keys).
     """
     known = [config for config in configs if config is not None]
     keys = {key for config in known for key in config if not is_excluded(key)}
-    codes = {key: [_code(config, key) for config in known] for key in keys}
+    codes = {key: [_known_code(config, key) for config in known] for key in keys}
     varying = [key for key in keys if len(set(codes[key])) > 1]
     groups: dict[str, list[str]] = {}
-    for key in sorted(varying, key=lambda key: (not key.endswith(TARGET), key.count("."), key)):
+    for key in sorted(varying, key=lambda key: (key != DETECTOR, not key.endswith(TARGET), key.count("."), key)):
         first = next((first for first in groups if _varies_with(first, key, codes)), None)
         if first is None:
             groups[key] = []
@@ -76,16 +80,22 @@ def _varies_with(first: str, key: str, codes: Mapping[str, Sequence[str]]) -> bo
     if codes[first] == codes[key]:
         return True
     node = first.removesuffix(TARGET)
-    is_inside = first.endswith(TARGET) and (key == node or key.startswith(f"{node}."))
-    return is_inside and len(set(zip(codes[first], codes[key], strict=True))) == len(set(codes[first]))
+    belongs = first.endswith(TARGET) and (key == node or key.startswith(f"{node}."))
+    if first == DETECTOR:
+        belongs = key.startswith(DETECTOR_NODES) or ABSENT in codes[key]
+    return belongs and len(set(zip(codes[first], codes[key], strict=True))) == len(set(codes[first]))
 
 
 def _label(key: str) -> str:
-    return key.removesuffix(TARGET).removeprefix("model.")
+    return "detector" if key == DETECTOR else key.removesuffix(TARGET).removeprefix("model.")
 
 
 def _code(config: Mapping[str, Any], key: str) -> str:
     return json.dumps(config[key], sort_keys=True) if key in config else ABSENT
+
+
+def _known_code(config: Mapping[str, Any], key: str) -> str:
+    return _code(config, key) if config.get(key) is not None else ABSENT
 
 
 def _plain(value: Any) -> Any:

@@ -26,9 +26,9 @@ class PackedView:
     Attributes:
         scene: what all runs of the data share: image id, file name, size, classes, ground truth, key of the picture.
         picture: the JPEG in base64, "" without one.
-        numbers: what this run made of it; `boxes` are the learned proposals and then every stage's, (S + 1, P, 4)
-            uint16 in base64, from -1 to 2 times the longer side; `scores` (S, P) uint8; `labels` (S, P) of
-            `label_bytes` each.
+        numbers: what this run made of it; `boxes` are the learned proposals, if it `has_proposals`, and then every
+            stage's, (S + 1, P, 4) or (S, P, 4) uint16 in base64, from -1 to 2 times the longer side; `scores` (S, P)
+            uint8; `labels` (S, P) of `label_bytes` each. Not `has_stages`: S is 1, its detections.
         responses: (S, P, h, w) uint8 in base64, or None.
         problems: what is missing.
     """
@@ -62,7 +62,8 @@ def pack_view(run: Run, image_id: int) -> PackedView:
     assert isinstance(view.picture, Path)
     picture, problems = _picture(view.picture)
     height, width = view.size_hw
-    boxes = np.concatenate([view.proposals_xyxy_abs[None], view.boxes_xyxy_abs])
+    proposals = view.proposals_xyxy_abs
+    boxes = view.boxes_xyxy_abs if proposals is None else np.concatenate([proposals[None], view.boxes_xyxy_abs])
     label_type = "<u1" if view.labels.max(initial=0) < 256 else "<u2"
     scene = {
         "image_id": image_id,
@@ -76,6 +77,8 @@ def pack_view(run: Run, image_id: int) -> PackedView:
     }
     numbers = {
         "step": int(view.step),
+        "has_stages": view.has_stages,
+        "has_proposals": proposals is not None,
         "stages": view.scores.shape[0],
         "proposals": view.scores.shape[1],
         "boxes": _text(quantised(boxes, max(height, width)).tobytes()),
@@ -101,7 +104,8 @@ def _check(view: View) -> None:
     shapes = [
         view.boxes_xyxy_abs.shape == (num_stages, num_proposals, 4),
         view.labels.shape == (num_stages, num_proposals),
-        view.proposals_xyxy_abs.shape == (num_proposals, 4),
+        view.proposals_xyxy_abs is None or view.proposals_xyxy_abs.shape == (num_proposals, 4),
+        view.has_stages or num_stages == 1,
         view.truth_boxes_xyxy_abs.shape == (num_truth, 4),
         view.responses is None
         or (
@@ -110,8 +114,8 @@ def _check(view: View) -> None:
         ),
         all(type(side) is int and side > 0 for side in view.size_hw),
         view.labels.min(initial=0) >= 0 and view.labels.max(initial=0) < min(max(num_classes, 1), 65536),
-        all(np.isfinite(values).all() for values in (view.boxes_xyxy_abs, view.proposals_xyxy_abs, view.scores)),
-        np.isfinite(view.truth_boxes_xyxy_abs).all(),
+        all(np.isfinite(values).all() for values in (view.boxes_xyxy_abs, view.scores, view.truth_boxes_xyxy_abs)),
+        view.proposals_xyxy_abs is None or np.isfinite(view.proposals_xyxy_abs).all(),
     ]
     if not all(shapes):
         raise UserError(

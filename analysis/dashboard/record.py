@@ -12,6 +12,7 @@ from analysis.dashboard.curves import curves
 from analysis.dashboard.factors import flat_config
 from analysis.dashboard.pack import PackedView, pack_view
 from analysis.dashboard.values import ap_values, number, percent, text, whole
+from analysis.work_time import resume_moments
 from sparse_rcnn.errors import NewerSchemaError, UserError
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.reader import Run
@@ -107,10 +108,7 @@ class _Reader:
         }
 
     def _curves(self, events: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str, Any]:
-        resumes = self.run.meta.get("resumes")
-        moments = [_object(item).get("resumed_at") for item in (resumes if isinstance(resumes, list) else [])]
-        resumed = [second for moment in moments if (second := seconds_of(moment)) is not None]
-        return curves(events, seconds_of(status.get("started_at")), resumed)
+        return curves(events, seconds_of(status.get("started_at")), resume_moments(self.run.meta))
 
     def _notes(self, row: dict[str, Any]) -> None:
         if row.get("state") == layout.FINISHED and not (self.run.path / layout.RESULTS).exists():

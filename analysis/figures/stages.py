@@ -29,24 +29,25 @@ MAX_COLUMNS = 4
 
 
 def stages_figure(view: View, score_threshold: float, with_truth: bool) -> Any:
-    """The proposals in white, then each stage's boxes, one colour per proposal (the paper's figure 4).
+    """The learned boxes in white, if any, then each stage's boxes, one colour per proposal (the paper's figure 4).
 
     A stage shows the boxes that it gives at least ``score_threshold`` itself; ``with_truth`` adds the ground truth,
     dashed.
     """
     fonts.warn_of_missing(view.class_names)
     num_stages, num_proposals = view.scores.shape
-    figure, axes = _panels(num_stages + 1, view.size_hw)
+    proposals = view.proposals_xyxy_abs
+    first_stage = -1 if proposals is not None else 0
+    figure, axes = _panels(num_stages - first_stage, view.size_hw)
     picture = _picture(view)
     colours = _colours(view)
-    for panel, axis in enumerate(axes):
+    for stage, axis in enumerate(axes, first_stage):
         _show(axis, picture, view.size_hw)
-        if panel == 0:
+        if stage < 0 and proposals is not None:
             axis.set_title(f"{num_proposals} learned proposals", fontsize=8)
-            for box in view.proposals_xyxy_abs:
+            for box in proposals:
                 _box(axis, box, "white", width=0.8)
             continue
-        stage = panel - 1
         shown = np.flatnonzero(view.scores[stage] >= score_threshold)
         axis.set_title(f"stage {stage}: {len(shown)} of {num_proposals}", fontsize=8)
         if with_truth:
@@ -69,7 +70,7 @@ def response_figure(view: View, num_proposals: int) -> Any:
     Raises:
         ValueError: the run's head filters nothing.
     """
-    if view.responses is None:
+    if view.responses is None or view.proposals_xyxy_abs is None:
         raise ValueError("the interaction of this run's head filters no RoI feature: there is nothing to show")
     fonts.warn_of_missing(view.class_names)
     chosen = np.argsort(-view.scores[-1], kind="stable")[:num_proposals]

@@ -10,6 +10,7 @@ from analysis.our_rows import OurRow, on_same_data
 from analysis.paper.rows import EXPERIMENTS, published_rows
 from analysis.statistics.agreement import MIN_ROWS, SeedSpread, TableAgreement, agreement, published_noise, seed_spread
 from analysis.tables.formats import DASH, Grid, grid
+from analysis.tables.paper_tables import epochs_remark
 
 
 def agreements(rows: Mapping[str, OurRow], recipe: str) -> tuple[Grid, dict[str, TableAgreement]]:
@@ -20,7 +21,8 @@ def agreements(rows: Mapping[str, OurRow], recipe: str) -> tuple[Grid, dict[str,
     own = {row.experiment for table in EXPERIMENTS for row in published_rows(table)}
     left_out = [name for name in others if name in own]
     flagged = [name for name, row in same.items() if name in own and row.used and row.flags]
-    return agreement_grid(list(found.values()), recipe, spread, left_out, flagged), found
+    lengths = [remark for table in EXPERIMENTS for remark in epochs_remark(table, same)]
+    return agreement_grid(list(found.values()), recipe, spread, left_out, flagged, lengths), found
 
 
 def agreement_grid(
@@ -29,8 +31,9 @@ def agreement_grid(
     spread: SeedSpread | None = None,
     left_out: Sequence[str] = (),
     flagged: Sequence[str] = (),
+    lengths: Sequence[str] = (),
 ) -> Grid:
-    """All tables in one table; rows ``left_out`` and ``flagged`` are named below it."""
+    """All tables in one table; below it rows ``left_out`` and ``flagged``, and remarks on ``lengths`` of training."""
     noise = published_noise()
     lines, totals = [], np.zeros(3, np.int64)
     for item in agreements:
@@ -70,6 +73,7 @@ def agreement_grid(
         f"Pairs of rows whose published AP differs by more than {noise}, the noise between two runs that the authors "
         "state, and how many of those known here come out in that order.",
     ]
+    remarks += lengths
     if left_out:
         remarks.append(f"Left out, trained or evaluated on other data than the others: {', '.join(left_out)}.")
     if flagged:

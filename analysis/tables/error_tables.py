@@ -14,17 +14,28 @@ from analysis.statistics import breakdown
 from analysis.statistics.average_precision import AveragePrecision
 from analysis.statistics.bootstrap import METRICS, metrics_of
 from analysis.statistics.breakdown import CROWDED_IOU, StageBreakdown, SubsetAP
-from analysis.statistics.coco_columns import check_same_data, load_detections, load_ground_truth, load_stage_detections
+from analysis.statistics.coco_columns import (
+    FoundBoxes,
+    GroundTruth,
+    check_same_data,
+    load_detections,
+    load_ground_truth,
+    load_stage_detections,
+)
 from analysis.statistics.duplicates import IOU, DuplicateCounts, removed_percent
 from analysis.statistics.matching import match
+from analysis.statistics.suppression import NMS_IOU
 from analysis.tables.formats import DASH, Cell, Grid, grid
-from sparse_rcnn.rundir import layout
+from analysis.tables.suppression_table import NamedDetections, suppression_grid
+from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.reader import Run
 
 MIN_SCORE = 0.3
 
 
-def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float = MIN_SCORE) -> list[Grid]:
+def error_grids(
+    runs: Sequence[Run], annotations: Path | None, min_score: float = MIN_SCORE, nms_iou: float = NMS_IOU
+) -> list[Grid]:
     """The tables of one run, or of two with their differences.
 
     Raises:
@@ -47,17 +58,30 @@ def error_grids(runs: Sequence[Run], annotations: Path | None, min_score: float 
     for title, label, unit, function in sections:
         grids.append(_parts_grid(title, label, unit, names, [function(truth, precision) for precision in precisions]))
     missing = [item for item in runs if not (item.path / layout.STAGE_DETECTIONS).is_file()]
+    by_stage = [{"detections": own} for own in detections]
     if missing:
         reason = f"No table by stage: {missing[0].run_id} has no stage_detections.npz (a run of an older version)."
         grids[-1] = replace(grids[-1], remarks=(reason,))
     else:
-        stages = [breakdown.by_stage(truth, load_stage_detections(item, truth), min_score) for item in runs]
-        grids += [
-            _stage_grid(names, stages),
-            *(_duplicates_grid(n, s, min_score) for n, s in zip(names, stages, strict=True)),
-            *([_removed_grid(names, stages, min_score)] if all(stages) else []),
-        ]
-    return grids
+        by_stage = [_by_stage(item, own, truth) for item, own in zip(runs, detections, strict=True)]
+        stages = [breakdown.by_stage(truth, list(own.values()), min_score) for own in by_stage]
+        labels = [list(own) for own in by_stage]
+        is_staged = ["detections" not in own for own in by_stage]
+        if any(is_staged):
+            grids.append(_stage_grid(names, [own if has else [] for own, has in zip(stages, is_staged, strict=True)]))
+        grids += [_duplicates_grid(*about, min_score) for about in zip(names, labels, stages, strict=True)]
+        if all(is_staged) and all(stages):
+            grids.append(_removed_grid(names, stages, min_score))
+    named = [NamedDetections(name, item, own) for name, item, own in zip(names, runs, by_stage, strict=True)]
+    return [*grids, suppression_grid(truth, named, min_score, nms_iou)]
+
+
+def _by_stage(run: Run, detections: FoundBoxes, truth: GroundTruth) -> dict[str, FoundBoxes]:
+    """The detections by stage, or as ``detections`` where the run's detector has none."""
+    stages = load_stage_detections(run, truth)
+    if len(stages) < 2 and not metric_keys.stages_in(run.results or {}):
+        return {"detections": detections}
+    return {f"stage {index}": own for index, own in enumerate(stages)}
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -105,28 +129,32 @@ def _stage_grid(names: Sequence[str], stages: Sequence[Sequence[StageBreakdown]]
     rows = []
     for index, own in enumerate(zip_longest(*stages)):
         rows.append([str(index), *_values([None if stage is None else stage.ap for stage in own])])
-    return grid("AP by stage, each stage's own output", ["stage", *_headers(names)], rows)
+    without = [name for name, own in zip(names, stages, strict=True) if not own]
+    remarks = tuple(f"{name} has no stages." for name in without)
+    return grid("AP by stage, each stage's own output", ["stage", *_headers(names)], rows, remarks=remarks)
 
 
-def _duplicates_grid(name: str, stages: Sequence[StageBreakdown], min_score: float) -> Grid:
-    header = ["stage", "detections", "find a box", "duplicates", "on nothing", "share"]
+def _duplicates_grid(name: str, labels: Sequence[str], stages: Sequence[StageBreakdown], min_score: float) -> Grid:
+    has_stages = "detections" not in labels
+    header = ["stage" if has_stages else "of", "detections", "find a box", "duplicates", "on nothing", "share"]
     header += ["share, crowded", "share, others", "per box found", "per box found, N best"]
     rows = []
-    for stage in stages:
+    for label, stage in zip(labels, stages, strict=True):
         scenes = stage.above_score
         count = scenes.everywhere
         numbers = (count.num_detections, count.num_true, count.num_duplicates, count.num_others)
         shares = (_share(part) for part in (count, scenes.crowded, scenes.elsewhere))
         ratios = (_ratio(part) for part in (count, stage.best.everywhere))
-        rows.append([str(stage.index), *map(str, numbers), *shares, *ratios])
+        rows.append([label.removeprefix("stage "), *map(str, numbers), *shares, *ratios])
     remark = (
         f"Of the detections with a score of at least {min_score:g}; a duplicate overlaps, with an IoU of at least "
         f"{IOU:g}, a box of its class that a better-scored detection has found. Share: duplicates among the "
         f"detections; crowded images have two boxes with an IoU of at least {CROWDED_IOU:g}. Per box found: duplicates "
-        "for each detection that finds a box. N best: instead of those from a score on, as many of the stage's "
-        "best-scored detections as there are boxes, so that it does not matter how high a stage scores."
+        "for each detection that finds a box. N best: instead of those from a score on, as many of the best-scored "
+        "detections as there are boxes, so that it does not matter how high a stage or a detector scores."
     )
-    return grid(f"Duplicates by stage: {name}", header, rows, remarks=(remark, *_removed_remark(stages)))
+    title = f"Duplicates by stage: {name}" if has_stages else f"Duplicates: {name}"
+    return grid(title, header, rows, remarks=(remark, *_removed_remark(stages)))
 
 
 def _removed_remark(stages: Sequence[StageBreakdown]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ def build_tables(summaries: Sequence[RunSummary], recipe: str, tables: Sequence[
 
 
 def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
-    """One table: for each row of the paper's, ours (where this suite trains it) and, below it, the published one.
+    """One table: for each row of the paper's, ours and, below it, the published one.
 
     A difference, in brackets, is to the table's baseline row: ours to ours, published to published.
     """
@@ -30,16 +30,16 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
     columns = table_columns(table)
     labels = [key for key in published["rows"][0] if key not in _METRICS]
     experiments = EXPERIMENTS[table]
-    own = {name: rows.get(name, missing_row(name, recipe)) for name in experiments if name is not None}
+    own = {name: rows.get(name, missing_row(name, recipe)) for name in experiments}
     baseline = baseline_of(table)
     base_published = published["rows"][experiments.index(baseline)]
     footnotes, groups, records = Footnotes(), [], []
     reference = _reference_data(own, baseline)
     for experiment, row in zip(experiments, published["rows"], strict=True):
-        ours = own[experiment] if experiment is not None else None
-        flags = _flags(ours, reference) if ours else []
-        our_lines = [_our_line(ours, own[baseline], columns, labels, row, footnotes, flags)] if ours else []
-        groups.append((*our_lines, _published_line(row, base_published, columns, labels)))
+        ours = own[experiment]
+        flags = _flags(ours, reference)
+        our_line = _our_line(ours, own[baseline], columns, labels, row, footnotes, flags)
+        groups.append((our_line, _published_line(row, base_published, columns, labels)))
         about = {
             "table": table.removeprefix("table"),
             "recipe": recipe,
@@ -53,7 +53,7 @@ def build_table(table: str, rows: Mapping[str, OurRow], recipe: str) -> Grid:
         tuple(groups),
         num_label_columns=len(labels) + 1,
         footnotes=footnotes.all(),
-        remarks=_remarks(own, baseline, columns, recipe),
+        remarks=(*_remarks(own, baseline, columns, recipe), *epochs_remark(table, own)),
         records=tuple(records),
     )
 
@@ -125,16 +125,16 @@ def _published_line(
 def _records(
     about: Mapping[str, object],
     columns: Sequence[MetricColumn],
-    ours: OurRow | None,
+    ours: OurRow,
     base: OurRow,
     row: Mapping[str, Any],
     base_row: Mapping[str, Any],
     flags: Sequence[str],
 ) -> list[dict[str, object]]:
-    """One for each number of a row, at full precision; ``ours`` is None for a row that the paper alone has."""
+    """One for each number of a row, at full precision."""
     records = []
     for column in columns:
-        value = ours.value(column) if ours else None
+        value = ours.value(column)
         published, base_published = row.get(column.published or ""), base_row.get(column.published or "")
         records.append(
             {
@@ -143,13 +143,13 @@ def _records(
                 "mean": value.mean if value else None,
                 "std": value.std if value else None,
                 "n": value.n if value else 0,
-                "difference": difference(ours, base, column) if ours else None,
+                "difference": difference(ours, base, column),
                 "published": published,
                 "published_difference": round(published - base_published, 6)
                 if published is not None and base_published is not None
                 else None,
                 "baseline": base.experiment,
-                "command": ours.command if ours and not ours.used else None,
+                "command": ours.command if not ours.used else None,
                 "flags": "; ".join(flags),
             }
         )
@@ -202,6 +202,24 @@ def _remarks(own: Mapping[str, OurRow], baseline: str, columns: Sequence[MetricC
                 "one image, 2 x multiply-adds. Costs of different devices have no difference."
             )
     return tuple(remarks)
+
+
+def epochs_remark(table: str, rows: Mapping[str, OurRow]) -> tuple[str, ...]:
+    """That the rows of a table were trained for different numbers of epochs, in a sentence; nothing where not."""
+    published = {float(row["epochs"]) for row in published_tables()[table]["rows"] if "epochs" in row}
+    runs = [run for name in EXPERIMENTS[table] if name in rows for run in rows[name].used]
+    ours = {round(run.epoch, 1) for run in runs if run.epoch is not None}
+    sources = [
+        f"{name} {min(found):g} to {max(found):g}"
+        for name, found in (("published", published), ("here", ours))
+        if len(found) > 1
+    ]
+    if not sources:
+        return ()
+    return (
+        f"The rows of table {table.removeprefix('table')} differ in epochs ({', '.join(sources)}): it compares each at "
+        "its own length of training, not at an equal one.",
+    )
 
 
 def _listed(values: set[str]) -> str:

@@ -18,12 +18,7 @@ MAX_PICTURE_SIDE = 640
 
 
 def view_images(model: Detector, dataset: CocoDetection, num_images: int, step: int) -> list[View]:
-    """Views of the first images of a data set; the model keeps its mode and no random number is drawn.
-
-    None of a detector without stages, of which they are made.
-    """
-    if not model.has_stages:
-        return []
+    """Views of the first images of a data set; the model keeps its mode and no random number is drawn."""
     views = []
     for index in range(min(num_images, len(dataset))):
         height, width = (int(side) for side in dataset.image_sizes_hw[index])
@@ -35,7 +30,6 @@ def view_images(model: Detector, dataset: CocoDetection, num_images: int, step: 
             dataset.max_megapixels,
         )
         found = model.predict_stages(image)
-        assert found.proposals_xyxy_abs is not None
         truth_boxes_xyxy_abs, truth_labels = dataset.ground_truth(index)
         views.append(
             View(
@@ -45,7 +39,8 @@ def view_images(model: Detector, dataset: CocoDetection, num_images: int, step: 
                 size_hw=(height, width),
                 class_names=dataset.class_names,
                 picture=np.ascontiguousarray(image.permute(1, 2, 0).numpy()),
-                proposals_xyxy_abs=found.proposals_xyxy_abs.numpy(),
+                has_stages=model.has_stages,
+                proposals_xyxy_abs=None if found.proposals_xyxy_abs is None else found.proposals_xyxy_abs.numpy(),
                 boxes_xyxy_abs=found.boxes_xyxy_abs.numpy(),
                 scores=found.scores.numpy(),
                 labels=found.labels.numpy(),

@@ -218,17 +218,20 @@ def position(event: str, step: int) -> int:
 
 
 def layers(view: View, max_boxes: int) -> dict[str, Any]:
-    """The boxes of a view as W&B's layers: ground truth, the learned proposals, and one for each stage."""
+    """The boxes of a view as W&B's layers: ground truth, the learned proposals where there are any, and one for each
+    stage, or the detections of a detector without stages.
+    """
     names = dict(enumerate(view.class_names))
-    proposal = len(names)  # a class of its own: proposals have none
-    proposals = view.proposals_xyxy_abs
-    result = {
-        "ground_truth": _layer(view.truth_boxes_xyxy_abs, view.truth_labels, None, names),
-        "proposals": _layer(proposals, [proposal] * len(proposals), None, {proposal: "proposal"}),
-    }
+    result = {"ground_truth": _layer(view.truth_boxes_xyxy_abs, view.truth_labels, None, names)}
+    if view.proposals_xyxy_abs is not None:
+        proposal = len(names)  # a class of its own: proposals have none
+        labels_of_proposals = [proposal] * len(view.proposals_xyxy_abs)
+        result["proposals"] = _layer(view.proposals_xyxy_abs, labels_of_proposals, None, {proposal: "proposal"})
     for s, (boxes, scores, labels) in enumerate(zip(view.boxes_xyxy_abs, view.scores, view.labels, strict=True)):
         chosen = (-scores).argsort(kind="stable")[:max_boxes]
-        result[f"stage_{s}"] = _layer(boxes[chosen], labels[chosen], scores[chosen], names)
+        result[f"stage_{s}" if view.has_stages else "detections"] = _layer(
+            boxes[chosen], labels[chosen], scores[chosen], names
+        )
     return result
 
 

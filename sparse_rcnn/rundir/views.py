@@ -24,10 +24,12 @@ FloatArray = npt.NDArray[np.floating[Any]]
 class View:
     """One validation image with every stage's output; boxes in pixels of the image.
 
-    Shapes: ``proposals_xyxy_abs`` (P, 4); ``boxes_xyxy_abs`` (S, P, 4), ``scores`` and ``labels`` (S, P), those of the
-    best class; ``responses`` (S, P, h, w), 1 the largest of each stage, None for heads that filter nothing;
-    ``truth_boxes_xyxy_abs`` (M, 4), ``truth_labels`` (M,). ``picture``: the image (H, W, 3) in a training, its file,
-    perhaps scaled down, in a run that is read.
+    Of a detector without stages (``has_stages`` false) S is 1, and the boxes are its detections.
+
+    Shapes: ``proposals_xyxy_abs`` (P, 4), None for a detector without learned boxes; ``boxes_xyxy_abs`` (S, P, 4),
+    ``scores`` and ``labels`` (S, P), those of the best class; ``responses`` (S, P, h, w), 1 the largest of each stage,
+    None for heads that filter nothing; ``truth_boxes_xyxy_abs`` (M, 4), ``truth_labels`` (M,). ``picture``: the image
+    (H, W, 3) in a training, its file, perhaps scaled down, in a run that is read.
     """
 
     image_id: int
@@ -36,7 +38,8 @@ class View:
     size_hw: tuple[int, int]
     class_names: list[str]
     picture: npt.NDArray[np.uint8] | Path
-    proposals_xyxy_abs: FloatArray
+    has_stages: bool
+    proposals_xyxy_abs: FloatArray | None
     boxes_xyxy_abs: FloatArray
     scores: FloatArray
     labels: npt.NDArray[np.int64]
@@ -59,7 +62,8 @@ def write_view(folder: Path, view: View) -> None:
             "boxes_xyxy_abs": _rounded(view.truth_boxes_xyxy_abs, 1),
             "labels": view.truth_labels.tolist(),
         },
-        "proposals_xyxy_abs": _rounded(view.proposals_xyxy_abs, 1),
+        **({} if view.has_stages else {"has_stages": False}),
+        "proposals_xyxy_abs": None if view.proposals_xyxy_abs is None else _rounded(view.proposals_xyxy_abs, 1),
         "stages": [
             {"boxes_xyxy_abs": _rounded(boxes, 1), "scores": _rounded(scores, 4), "labels": labels.tolist()}
             for boxes, scores, labels in stages
@@ -93,6 +97,7 @@ def read_view(run: Run, image_id: int) -> View:
     try:
         content = read_object(path)
         stages, truth = content["stages"], content["ground_truth"]
+        proposals = content["proposals_xyxy_abs"]
         return View(
             image_id=image_id,
             file_name=content["file_name"],
@@ -100,7 +105,8 @@ def read_view(run: Run, image_id: int) -> View:
             size_hw=(content["height"], content["width"]),
             class_names=content["class_names"],
             picture=picture_path(run.path / layout.VIEWS, image_id),
-            proposals_xyxy_abs=_boxes(content["proposals_xyxy_abs"]),
+            has_stages=content.get("has_stages", True) is not False,
+            proposals_xyxy_abs=None if proposals is None else _boxes(proposals),
             boxes_xyxy_abs=np.stack([_boxes(stage["boxes_xyxy_abs"]) for stage in stages]),
             scores=np.array([stage["scores"] for stage in stages], dtype=np.float64),
             labels=np.array([stage["labels"] for stage in stages], dtype=np.int64),

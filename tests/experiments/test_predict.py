@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from experiments import predict as command
 from sparse_rcnn import SparseRCNN
+from sparse_rcnn.architecture import build
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.weights import save_detector
 from tests.support.detectors import small_card, small_detector
+from tests.support.other_detectors import OneShotDetector, StagedWithoutBoxes, other_card
 from tests.support.pictures import picture, to_pil
 
 
@@ -210,3 +213,22 @@ def test_mistakes_with_a_file_of_images(weights: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is nothing to detect in: give images or folders"):
         command.main([weights, *out])
     assert not (tmp_path / "out").exists()
+
+
+def test_stages_of_other_detectors(tmp_path: Path) -> None:
+    image, out = save(tmp_path / "in" / "a.png"), tmp_path / "out"
+    for kind in (StagedWithoutBoxes, OneShotDetector):
+        card = other_card(kind)
+        save_detector(
+            build(card.architecture, ("sparse_rcnn", "tests")), card, tmp_path / f"{kind.__name__}.safetensors"
+        )
+    arguments = [str(image), "--out", str(out), "--trust", "tests", "--stages", "--score-threshold", "1"]
+    command.main([str(tmp_path / "StagedWithoutBoxes.safetensors"), *arguments])
+    with Image.open(out / "a.png") as one, Image.open(out / "a.stages.png") as stages:
+        assert 2 * one.width <= stages.width < 2.5 * one.width  # two stages, and no proposals before them
+    shutil.rmtree(out)
+    with pytest.raises(
+        UserError, match=r"^--stages: .*OneShotDetector.safetensors is a .*, which has no stages; leave"
+    ):
+        command.main([str(tmp_path / "OneShotDetector.safetensors"), *arguments])
+    assert not out.exists()

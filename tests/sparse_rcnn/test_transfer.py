@@ -13,8 +13,10 @@ from torch import Tensor
 from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.retinanet.detector import RetinaNet
 from sparse_rcnn.transfer import Transfer, apply_transfer, plan_transfer
 from tests.support.detectors import small_card, small_detector
+from tests.support.retinanet import retinanet_card, small_retinanet
 
 SOURCE = "w.safetensors"
 CLASS_LAYERS = {f"stages.{i}.cls_tower.3.{leaf}" for i in range(2) for leaf in ("weight", "bias")}
@@ -193,3 +195,45 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"^w\.safetensors holds numbers .* not finite, in proposals\.features$"):
         taken(model, given)
     assert not changed(model, before)
+
+
+RETINANET_CLASS_LAYERS = {f"head.classification_head.cls_logits.{leaf}" for leaf in ("weight", "bias")}
+
+
+def retinanet(names: Sequence[str], seed: int, **changes: Any) -> RetinaNet:
+    model = small_retinanet(seed, num_classes=len(names), **changes)
+    with torch.no_grad():
+        model.head.classification_head.cls_logits.bias.normal_()
+    model.card = retinanet_card(names, **changes)
+    return model
+
+
+@pytest.mark.parametrize("names", [("dog", "cat"), ("dog", "cow", "cat"), ("cow", "dog"), ("cow", "pig")])
+def test_classes_of_several_rows_are_taken_by_name(names: tuple[str, ...]) -> None:
+    there = ("cat", "dog")
+    given, model = retinanet(there, seed=1), retinanet(names, seed=2)
+    plan, before = taken(model, given)
+    assert set(plan.whole) == model.state_dict().keys() - RETINANET_CLASS_LAYERS
+    for layer in RETINANET_CLASS_LAYERS:
+        for anchor in range(9):
+            for label, name in enumerate(names):
+                row = anchor * len(names) + label
+                expected = (
+                    given.state_dict()[layer][anchor * 2 + there.index(name)] if name in there else before[layer][row]
+                )
+                assert torch.equal(model.state_dict()[layer][row], expected), (layer, anchor, name)
+
+
+def test_the_same_classes_of_several_rows_are_taken_whole() -> None:
+    plan, _ = taken(retinanet(("cat", "dog"), seed=2), retinanet(("cat", "dog"), seed=1))
+    assert plan.describe() == f"took all {len(plan.whole)} tensors"
+
+
+def test_other_anchors_and_sizes_of_them() -> None:
+    # As many rows, 9 x 2 and 3 x 6, and none of the same class and anchor.
+    names = ("cat", "dog", "cow", "pig", "hen", "ant")
+    model = retinanet(names, seed=2, num_scales=1)
+    plan, before = taken(model, retinanet(("cat", "dog"), seed=1))
+    assert not changed(model, before) & RETINANET_CLASS_LAYERS
+    assert "cls_logits.weight ((18, 16, 3, 3) in the file, (18, 16, 3, 3) here)" in plan.describe()
+    assert "model.num_scales is 1 here and 3 in the file" in plan.describe()

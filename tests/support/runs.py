@@ -156,7 +156,10 @@ def event(name: str, step: int, metrics: dict[str, Any], time: float | None = No
 
 
 def bbox_metrics(ap: float, num_stages: int = 3) -> dict[str, float]:
-    """AP of the detector, and of stage s an (s + 1)th part of its way there; APl is without ground truth."""
+    """AP of the detector, and of stage s an (s + 1)th part of its way there; APl is without ground truth.
+
+    A detector without stages has 0.
+    """
     found = {}
     parts = {"bbox": 1.0, **{f"stage_{s}": (s + 1) / num_stages for s in range(num_stages)}}
     for name, part in parts.items():
@@ -173,11 +176,21 @@ def small_config(**changes: Any) -> dict[str, Any]:
         "dropout": 0.0,
         "seed": 0,
         "runs_root": "runs",
-        "model": {"num_stages": num_stages, "proposals": {"init": {"_target_": "sparse_rcnn.box_init.ImageInit"}}},
+        "model": {
+            "_target_": "library.StagedDetector",
+            "num_stages": num_stages,
+            "proposals": {"init": {"_target_": "sparse_rcnn.box_init.ImageInit"}},
+        },
         "optim": {"lr": 0.0005, "betas": [0.9, 0.999]},
         "log": {"progress": True},
     }
     return {**base, **changes}
+
+
+def config_without_stages(**changes: Any) -> dict[str, Any]:
+    """The configuration of a detector without stages and learned boxes, with NMS of its own: those axes are null."""
+    model = {"_target_": "library.OneShotDetector", "backbone": {"depth": 50}, "nms_threshold": 0.5}
+    return small_config(num_stages=None, **{"num_proposals": None, "model": model, **changes})
 
 
 def make_logged_run(
@@ -192,12 +205,15 @@ def make_logged_run(
     recipe: str = "mini",
     num_steps: int = 300,
     num_events: int = 30,
+    num_stages: int = 3,
     classes: Sequence[str] = CLASSES,
     precision_recall: bool = True,
     config: dict[str, Any] | None = None,
     meta: dict[str, Any] | None = None,
 ) -> Path:
     """A run with training events, an evaluation at half its steps and one at the end; returns its path.
+
+    Without a configuration of its own it has `small_config`, or `config_without_stages` where it has 0 stages.
 
     The loss at step k is 10 - 9 k / num_steps. Half-way AP is half of `ap`.
     """
@@ -211,7 +227,7 @@ def make_logged_run(
     evaluations = {}
     for step in (num_steps // 2, num_steps):
         if step <= done:
-            metrics = bbox_metrics(ap * step / num_steps)
+            metrics = bbox_metrics(ap * step / num_steps, num_stages)
             events.append(event("eval", step, metrics, START + step + 0.5))
             content: dict[str, Any] = {"step": step, "epoch": step / 100, "split": "val", "metrics": metrics}
             content["per_class"] = {name: {"AP": ap - 0.1 * i, "AP50": ap + 0.1} for i, name in enumerate(classes)}
@@ -219,7 +235,7 @@ def make_logged_run(
                 curve = [round(1 - 0.005 * recall, 3) for recall in range(RECALLS)]
                 content["precision_recall"] = {"0.50:0.95": curve, "0.50": [*curve[:-1], 0.25], "0.75": [-1] * RECALLS}
             evaluations[step] = content
-    results = {**bbox_metrics(ap), "train/time/seconds": 250.0, "model/size/num_parameters": 12}
+    results = {**bbox_metrics(ap, num_stages), "train/time/seconds": 250.0, "model/size/num_parameters": 12}
     return write_run(
         root / (folder or experiment) / f"{identity}-seed{seed}",
         meta={
@@ -234,7 +250,7 @@ def make_logged_run(
             "resumes": [],
             **(meta or {}),
         },
-        config=small_config(seed=seed) if config is None else config,
+        config=config or (small_config(seed=seed) if num_stages else config_without_stages(seed=seed)),
         status={
             "state": state,
             "step": done,

@@ -30,8 +30,13 @@ def view_content(
     size: tuple[int, int] = (160, 120),
     classes: Sequence[str] = CLASSES,
     responses: bool = True,
+    has_stages: bool = True,
+    has_proposals: bool = True,
 ) -> dict[str, Any]:
-    """The content of a view of random boxes; the score of proposal p in stage s is (p + 1) / P * (s + 1) / S."""
+    """The content of a view of random boxes; the score of proposal p in stage s is (p + 1) / P * (s + 1) / S.
+
+    A detector without stages has one entry, its detections.
+    """
     rng = np.random.default_rng(image_id)
     width, height = size
 
@@ -43,6 +48,7 @@ def view_content(
     levels = rng.integers(0, 256, (num_stages, num_proposals, 7, 7), np.uint8)
     packed = {"shape": list(levels.shape), "uint8_base64": base64.b64encode(levels.tobytes()).decode()}
     return {
+        **({} if has_stages else {"has_stages": False}),
         "step": 300,
         "image_id": image_id,
         "file_name": f"{image_id:06d}.png",
@@ -50,7 +56,7 @@ def view_content(
         "width": width,
         "class_names": list(classes),
         "ground_truth": {"boxes_xyxy_abs": boxes(2), "labels": [0, 1]},
-        "proposals_xyxy_abs": boxes(num_proposals),
+        "proposals_xyxy_abs": boxes(num_proposals) if has_proposals else None,
         "stages": [
             {
                 "boxes_xyxy_abs": boxes(num_proposals),
@@ -61,6 +67,11 @@ def view_content(
         ],
         "responses": packed if responses else None,
     }
+
+
+def view_without_stages(image_id: int, num_detections: int = 6, **options: Any) -> dict[str, Any]:
+    """The content of a view of a detector without stages and learned boxes."""
+    return view_content(image_id, 1, num_detections, responses=False, has_stages=False, has_proposals=False, **options)
 
 
 def add_views(path: Path, contents: Sequence[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
-// `stage` -1 is the learned proposals; boxes are [left, top, right, bottom] in pixels of the image.
+// `stage` -1 is the learned proposals, where there are any; boxes are [left, top, right, bottom] in pixels of the image.
 function unpackView(item, scene) {
   const boxes = new DataView(bytesOf(item.boxes).buffer);
   const scores = bytesOf(item.scores);
@@ -14,13 +14,16 @@ function unpackView(item, scene) {
   const responses = item.responses ? bytesOf(item.responses) : null;
   const side = Math.max(scene.width, scene.height);
   const at = (stage, proposal) => stage * item.proposals + proposal;
+  const numBefore = item.has_proposals ? 1 : 0; // what lies before the boxes of stage 0
   return {
+    hasStages: item.has_stages,
+    hasProposals: item.has_proposals,
     numStages: item.stages,
     numProposals: item.proposals,
     numCells: item.cells,
     box: (stage, proposal) =>
       [0, 1, 2, 3].map((corner) => {
-        const level = boxes.getUint16(2 * (4 * at(stage + 1, proposal) + corner), true);
+        const level = boxes.getUint16(2 * (4 * at(stage + numBefore, proposal) + corner), true);
         return ((level / 65535) * BOX_RANGE - 1) * side;
       }),
     score: (stage, proposal) => (stage < 0 ? null : scores[at(stage, proposal)] / 255),
@@ -40,6 +43,7 @@ function unpackView(item, scene) {
 
 // Proposals to draw, the lowest score first so that the surest lie on top. Learned proposals have no score of their own.
 function chosenProposals(view, stage, threshold, byLastStage) {
+  if (stage < 0 && !view.hasProposals) return [];
   const judge = byLastStage ? view.numStages - 1 : stage;
   const all = Array.from({ length: view.numProposals }, (_, proposal) => proposal);
   if (judge < 0) return all;

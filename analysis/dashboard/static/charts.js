@@ -62,7 +62,12 @@ function drawAp() {
 function drawStages() {
   const metric = byId('metric').value;
   const index = store.data.ap_names.indexOf(metric);
-  const runs = pickedRuns().filter((run) => run.stages?.length);
+  const picked = pickedRuns();
+  const runs = picked.filter((run) => run.stages?.length);
+  // Left out where all that is evaluated has no stages; beside others, a run without is named.
+  const without = picked.filter((run) => run.ap && !run.stages?.length);
+  byId('stage-figure').hidden = !runs.length && without.length > 0;
+  byId('stage-note').textContent = runs.length && without.length ? `without stages: ${without.map((run) => run.label).join(', ')}` : '';
   const traces = runs.map((run) => {
     const aps = run.stages.map(([, ap]) => ap?.[index] ?? null);
     return lineTrace(run, run.stages.map(([stage]) => stage), aps, { mode: 'lines+markers', hovertemplate: `${metric} %{y:.1f} after stage %{x}` });

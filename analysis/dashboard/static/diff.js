@@ -35,7 +35,7 @@ function diffRow(name, values) {
 // Only a key that some run has for itself can differ: the rest are as in the common part.
 function differingKeys(runs) {
   const candidates = new Set(runs.flatMap((run) => [...Object.keys(run.config.set), ...run.config.absent]));
-  const differs = (key) => new Set(runs.map((run) => JSON.stringify(configValue(run, key)))).size > 1;
+  const differs = (key) => new Set(runs.map((run) => JSON.stringify(configValue(run, key) ?? null))).size > 1;
   const isOther = (key) => store.data.other_keys.includes(key);
   return [...candidates].filter(differs).sort((a, b) => isOther(a) - isOther(b) || (a < b ? -1 : 1));
 }

@@ -59,9 +59,9 @@ function formatCount(count, what) {
   return `${count} ${what}${count === 1 ? '' : 's'}`;
 }
 
+// A dash is what a run does not have: a detector without an axis has null there, or no such key.
 function formatValue(value) {
-  if (value === undefined) return DASH;
-  if (value === null) return 'null';
+  if (value === undefined || value === null) return DASH;
   return typeof value === 'string' ? value : JSON.stringify(value);
 }
 

@@ -39,14 +39,26 @@ function drawPanel(panel) {
   panel.caption.textContent = panel.key ? 'This run has no view of this image.' : '';
   if (!panel.found) return;
   const { item, scene, view } = panel.found;
-  panel.stage = Math.min(viewer.stage - 1, view.numStages - 1);
+  panel.stage = stageOf(view);
   const byLastStage = byId('score-of').value === 'last';
   panel.proposals = chosenProposals(view, panel.stage, Number(byId('threshold').value), byLastStage);
-  const name = panel.stage < 0 ? 'learned proposals' : `stage ${panel.stage}${panel.stage === view.numStages - 1 ? ', the last' : ''}`;
   const noPicture = pictureSource(scene) ? '' : '; the picture is missing';
-  panel.caption.textContent = `${name}: ${panel.proposals.length} of ${view.numProposals} boxes; after step ${item.step}${noPicture}`;
+  panel.caption.textContent = `${panelTitle(panel, view)}; after step ${item.step}${noPicture}`;
   panel.picture.append(drawing(panel));
   highlight(panel);
+}
+
+// A detector without stages shows its detections, wherever the slider stands.
+function stageOf(view) {
+  return view.hasStages ? Math.min(viewer.stage - 1, view.numStages - 1) : 0;
+}
+
+function panelTitle(panel, view) {
+  if (panel.stage < 0 && !view.hasProposals) return 'no learned proposals: the boxes begin with stage 0';
+  const counts = `${panel.proposals.length} of ${view.numProposals} boxes`;
+  if (!view.hasStages) return `detections: ${counts}; this detector has no stages`;
+  const name = panel.stage < 0 ? 'learned proposals' : `stage ${panel.stage}${panel.stage === view.numStages - 1 ? ', the last' : ''}`;
+  return `${name}: ${counts}`;
 }
 
 function drawing(panel) {
@@ -127,6 +139,7 @@ function highlight(panel) {
 
 function proposalText(panel, proposal) {
   const { view } = panel.found;
+  if (!view.hasStages) return `Detection ${proposal}: ${view.label(0, proposal)} ${view.score(0, proposal).toFixed(2)}`;
   const stages = Array.from({ length: view.numStages }, (_, stage) => {
     const text = `${view.label(stage, proposal)} ${view.score(stage, proposal).toFixed(2)}`;
     return stage === panel.stage ? `[${text}]` : text;

@@ -80,10 +80,16 @@ function configValue(run, key) {
   return Object.hasOwn(store.data.base_config, key) ? store.data.base_config[key] : undefined;
 }
 
-// What is unusual about a run: its factors that are not as in most runs.
+// Whether a run's value is not that of most runs; null and an absent key are one and the same.
+function isUnusual(run, key) {
+  if (!Object.hasOwn(run.config.set, key) && !run.config.absent.includes(key)) return false;
+  return (configValue(run, key) ?? null) !== null || (store.data.base_config[key] ?? null) !== null;
+}
+
+// What is unusual about a run: its factors that are not as in most runs; what it does not have is not named.
 function unusualFactors(run) {
   if (!run.config) return [];
   return store.data.factors
-    .filter(({ key }) => Object.hasOwn(run.config.set, key) || run.config.absent.includes(key))
+    .filter(({ key }) => isUnusual(run, key) && configValue(run, key) != null)
     .map(({ key, label }) => `${label}=${shortValue(key, configValue(run, key))}`);
 }

@@ -40,7 +40,7 @@ function factorColumn({ key, label, also }) {
     title: [key, ...also].join('\n'),
     value: (run) => factorValue(run, key),
     text: (run) => (run.config ? shortValue(key, configValue(run, key)) : DASH),
-    mark: (run) => run.config && (Object.hasOwn(run.config.set, key) || run.config.absent.includes(key)),
+    mark: (run) => run.config && isUnusual(run, key),
   };
 }
 

@@ -27,7 +27,7 @@ function views() {
 }
 
 function setStage(stage) {
-  viewer.stage = Math.min(Math.max(stage, 0), Number(byId('stage').max));
+  viewer.stage = Math.min(Math.max(stage, Number(byId('stage').min)), Number(byId('stage').max));
   byId('stage').value = viewer.stage;
   drawPanels();
 }
@@ -79,10 +79,18 @@ function drawImages() {
     }),
   );
   if (focused) byId('images').querySelector('[aria-pressed="true"]')?.focus();
-  const found = viewer.panels.map((panel) => viewOf(panel)).filter((view) => view);
-  const last = Math.max(...found.map(({ view }) => view.numStages));
+  setStages(viewer.panels.map((panel) => viewOf(panel)?.view).filter((view) => view));
+}
+
+// The slider over what the shown views have; it leaves with what it has no use for where none has stages.
+function setStages(found) {
+  const last = Math.max(1, ...found.map((view) => view.numStages));
   const atEnd = viewer.stage === null || viewer.stage === Number(byId('stage').max);
+  byId('stage').min = found.some((view) => view.hasProposals) ? 0 : 1;
   byId('stage').max = last;
+  const hasStages = found.some((view) => view.hasStages);
+  for (const node of document.querySelectorAll('#viewer [data-stages]')) node.hidden = !hasStages;
+  if (!hasStages) byId('score-of').value = 'own';
   setStage(atEnd ? last : viewer.stage);
 }
 

@@ -19,4 +19,4 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert rows_read[7][:3] == ["8", "2 of 2", "+1.00"]
     assert rows_read[7][-2:] == ["1 of 1", "1 of 1"]
     assert rows_read[-1][0] == "all"
-    assert rows_read[-1][-2:] == ["1 of 1", "35 of 36"]
+    assert rows_read[-1][-2:] == ["1 of 1", "115 of 126"]

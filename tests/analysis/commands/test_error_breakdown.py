@@ -21,7 +21,7 @@ def test_the_command_for_one_run_and_for_two(tmp_path: Path, capsys: pytest.Capt
     b = make_evaluated_run(runs, "b", coco, found[::2], stages=[found, found[::2]])
     assert run_command("errors", [str(a), "--score", "0.5"]) == 0
     out = capsys.readouterr().out
-    starts = ("AP by ", "Duplicates by ", "Duplicates removed ")
+    starts = ("AP by ", "Duplicates by ", "Duplicates removed ", "Before and ")
     headings = [line for line in out.splitlines() if line == "AP" or line.startswith(starts)]
     assert headings == [
         "AP",
@@ -32,6 +32,7 @@ def test_the_command_for_one_run_and_for_two(tmp_path: Path, capsys: pytest.Capt
         "AP by stage, each stage's own output",
         "Duplicates by stage: a",
         "Duplicates removed by later stages",
+        "Before and after NMS",
     ]
     assert "Whether they really differ" not in out
     assert "contribution" not in out
@@ -81,7 +82,7 @@ def test_the_command_says_what_later_stages_remove(tmp_path: Path, capsys: pytes
 
 def test_a_single_stage_removes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     coco, (_, last) = two_stages()
-    run = make_evaluated_run(tmp_path / "runs", "a", coco, last, stages=[last])
+    run = make_evaluated_run(tmp_path / "runs", "a", coco, last, stages=[last], val__stage_0__AP=0.5)
     assert run_command("errors", [str(run), "--format", "markdown"]) == 0
     out = capsys.readouterr().out
     assert "from the first to the last stage" not in out
@@ -102,6 +103,9 @@ def test_what_a_user_gets_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ]:
         assert run_command("errors", [str(argument) for argument in arguments]) == 2
         assert message in capsys.readouterr().err
+    for iou in ("1.5", "nan"):
+        assert run_command("errors", [str(run), "--nms-iou", iou]) == 2
+        assert f"--nms-iou {iou}: an IoU lies between 0 and 1" in capsys.readouterr().err
     (run / "stage_detections.npz").write_bytes(b"PK\x03\x04 cut off")
     assert run_command("errors", [str(run)]) == 2
     assert "stage_detections.npz cannot be read" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_a_run_without_a_whole_evaluation_is_no_row(tmp_path: Path, capsys: pyte
     assert run_command("figures", ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
     named, error = capsys.readouterr().err.splitlines()
     assert named.startswith(f"left out: {path}/eval/step_00000100.json")
-    assert error.startswith("error: none of baseline")
+    assert error.startswith("error: none of the rows of table 1")
 
 
 def test_a_damaged_view_leaves_figure_4_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

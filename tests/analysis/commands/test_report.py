@@ -36,7 +36,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers = re.search(r"^Numbers `([0-9a-f]{12})`\.$", page, re.MULTILINE)
     assert numbers is not None
     assert f"| stages_12 | 41.6 | {DASH} | python -m experiments.train experiment=stages_12 recipe=paper |" in page
-    assert "3 of the 20 rows have finished runs, 6 runs in all; missing: " in page
+    assert "3 of the 32 rows have finished runs, 6 runs in all; missing: " in page
     headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
     assert [heading.split(":")[0] for heading in headings[3:12]] == [f"Table {number}" for number in range(1, 10)]
     eight = page[page.index("## Table 8:") : page.index("## Table 9:")]
@@ -47,8 +47,10 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "tested" not in seven, "its baseline row is alone there"
     assert "So so." in page[page.index("## Does") : page.index("## Table 1")]
     assert "Not taken" not in page
-    assert "![AP over epochs](figure1.png)" in page
+    assert "![AP over epochs and over time of work](figure1.png)" in page
     assert "evaluated once, at their end" in page
+    nms = page[page.index("## Duplicates before and after NMS") : page.index("## Where the baseline")]
+    assert re.search(r"^\| baseline \| detections \| no \|", nms, re.MULTILINE)
     assert "### Duplicates by stage: baseline" in page
     assert {path.name for path in out.iterdir()} == {"README.md", "comments.md", "figure1.png", "figure1.pdf"}
     assert run_command("report", arguments) == 0
@@ -89,5 +91,5 @@ def test_the_report_of_runs_without_detections(tmp_path: Path) -> None:
     assert "No tests of differences: fewer than two rows have finished runs to test." in page
     assert "head_attention (a run has no detections.json)" in page
     assert "No breakdown: the validation annotations of" in page
-    assert "No figure: none of baseline" in page
+    assert "No figure: none of the rows of table 1" in page
     assert "| head_attention | 1 | 40.0 (-10.0) |" in page

@@ -1,4 +1,4 @@
-"""The dashboard's curves: few points, and the time of work."""
+"""The dashboard's curves: few points, over the time of work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.dashboard.curves import downsample, wall_seconds
+from analysis.dashboard.curves import downsample
 from tests.support.dashboard_rows import row_of
 from tests.support.runs import START, event, make_logged_run
 
@@ -27,15 +27,6 @@ def test_no_more_than_200_points_and_no_row_lost(num_rows: int) -> None:
     assert thin == sorted(thin)
     if num_rows % 200 == 0 and num_rows:
         assert np.mean(thin) == pytest.approx(np.mean(column))
-
-
-def test_time_without_interruptions() -> None:
-    times = [10.0, 20.0, 30.0, 1000.0, 1010.0]
-    assert wall_seconds(times, 5.0, []) == [5, 15, 25, 995, 1005]  # a long evaluation is work
-    assert wall_seconds(times, 5.0, [990.0]) == [5, 15, 25, 35, 45]  # a resume: one usual gap
-    assert wall_seconds([10.0, 20.0, 30.0, 5000.0], 5.0, []) == [5, 15, 25, 35]  # more than half an hour
-    assert wall_seconds([10.0, None, 8.0, 20.0], None, []) == [12, None, 12, 24]
-    assert wall_seconds([], None, []) == []
 
 
 def test_steps_repeated_after_a_resume(tmp_path: Path) -> None:

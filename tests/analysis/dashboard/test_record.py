@@ -12,7 +12,7 @@ from analysis.dashboard.collect import collect
 from analysis.dashboard.record import read_record
 from tests.support.dashboard_rows import row_of
 from tests.support.runs import START, STARTED_AT, event, make_logged_run, write_json
-from tests.support.views import add_views, view_content
+from tests.support.views import add_views, view_content, view_without_stages
 
 
 def test_a_finished_run(tmp_path: Path) -> None:
@@ -39,6 +39,14 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert row["eval"]["values"]["APl"] == [None, None]
     assert row["eval"]["seconds"] == [150.5, 300.5]
     assert row["problems"] == []
+
+
+def test_a_run_without_stages(tmp_path: Path) -> None:
+    path = make_logged_run(tmp_path, num_stages=0)
+    add_views(path, [view_without_stages(1), view_without_stages(2, num_detections=0)])
+    row = row_of(path)
+    assert (row["stages"], row["problems"]) == ([], [])
+    assert row["ap"][0] == 50
 
 
 def test_an_unfinished_run_has_the_numbers_of_its_newest_evaluation(tmp_path: Path) -> None:

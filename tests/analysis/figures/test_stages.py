@@ -24,6 +24,7 @@ def view_of(folder: Path, class_names: list[str]) -> View:
         size_hw=(40, 60),
         class_names=class_names,
         picture=folder / "1.jpg",
+        has_stages=True,
         proposals_xyxy_abs=boxes,
         boxes_xyxy_abs=boxes[None],
         scores=np.full((1, count), 0.9),

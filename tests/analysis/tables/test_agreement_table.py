@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from analysis.our_rows import our_rows
@@ -11,8 +12,9 @@ from analysis.statistics.agreement import (
 )
 from analysis.summaries import load_summaries
 from analysis.tables.agreement_table import agreement_grid, agreements, pair_lines
+from analysis.tables.paper_tables import build_table
 from tests.support.paper_rows import rows_with_aps
-from tests.support.runs import make_run
+from tests.support.runs import make_run, write_json
 
 
 def test_rows_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
@@ -27,6 +29,20 @@ def test_rows_on_other_data_are_left_out_and_named(tmp_path: Path) -> None:
         "With flags, which the tables spell out: stages_2.",
     )
     assert len(made) == 2
+
+
+def test_rows_of_different_lengths_of_training_are_named(tmp_path: Path) -> None:
+    rows_with_aps(tmp_path, {"baseline": [40], "detr": [20]})
+    rows = our_rows(load_summaries([tmp_path]), "mini")
+    grid, found = agreements(rows, "mini")
+    assert found["table1"].num_known == 2
+    (remark,) = (text for text in grid.remarks if "differ in epochs" in text)
+    assert remark.startswith("The rows of table 1 differ in epochs (published 36 to 500): ")
+    assert remark in build_table("table1", rows, "mini").remarks
+    longer = next((tmp_path / "detr").glob("*/status.json"))
+    write_json(longer, json.loads(longer.read_text()) | {"epoch": 40.0})
+    grid, _ = agreements(our_rows(load_summaries([tmp_path]), "mini"), "mini")
+    assert sum("differ in epochs (published 36 to 500, here 10 to 40)" in text for text in grid.remarks) == 1
 
 
 def test_differences_within_the_published_noise_are_no_order(tmp_path: Path) -> None:

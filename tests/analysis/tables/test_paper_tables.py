@@ -13,8 +13,10 @@ from analysis.paper.rows import EXPERIMENTS, published_tables
 from analysis.summaries import choose_recipe, load_summaries
 from analysis.tables.formats import DASH, Grid
 from analysis.tables.paper_tables import TABLES, build_table, build_tables
+from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.summary import summarise
 from tests.support.paths import shared
-from tests.support.runs import edit_meta, make_run, write_json
+from tests.support.runs import config_without_stages, edit_meta, make_run, write_json
 
 
 def table(root: Path, number: int, recipe: str = "mini") -> Grid:
@@ -112,10 +114,24 @@ def test_a_missing_number_is_never_the_papers(tmp_path: Path) -> None:
     for name in TABLES:
         for record in build_table(name, our_rows(load_summaries([tmp_path]), "mini"), "mini").records or ():
             assert (record["mean"], record["std"], record["difference"], record["n"]) == (None, None, None, 0)
-            if record["experiment"] is None:  # a row that the paper alone has
-                assert record["command"] is None
-                continue
             assert record["command"] == f"python -m experiments.train experiment={record['experiment']} recipe=mini"
+
+
+def test_a_detector_without_the_axes_of_others(tmp_path: Path) -> None:
+    """Tables 1 and 9 have no gap, and an axis that a detector lacks is a dash."""
+    for table_ in ("table1", "table9"):
+        for name in EXPERIMENTS[table_]:
+            run = make_run(tmp_path, name, ap=0.4, model__speed__fps=9, config=config_without_stages())
+            assert summarise(Run(run)).axes == {}
+        found = build_table(table_, our_rows(load_summaries([tmp_path]), "mini"), "mini")
+        assert len(found.rows) == 2 * len(EXPERIMENTS[table_])
+        assert found.footnotes == (), "no row without a run"
+    one = line(table(tmp_path, 1), "retinanet")
+    assert (one["detector"], one["feature"], one["epochs"], one["AP"], one["FPS"]) == (
+        "RetinaNet", "FPN", "10", "40.0 (+0.0)", "9.0 (+0.0)",
+    )  # fmt: skip
+    make_run(tmp_path, "stages_1", ap=0.4, config=config_without_stages())
+    assert line(table(tmp_path, 7), "stages_1")["stages"] == DASH
 
 
 def test_one_run_is_every_row_it_has_the_name_of(tmp_path: Path) -> None:

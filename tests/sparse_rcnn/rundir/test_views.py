@@ -28,6 +28,7 @@ def some_view(image_id: int = 7, num_stages: int = 2, num_proposals: int = 3, nu
         size_hw=(40, 60),
         class_names=["cat", "dog"],
         picture=rng.integers(0, 256, (40, 60, 3), np.uint8),
+        has_stages=True,
         proposals_xyxy_abs=rng.uniform(-5, 60, (num_proposals, 4)).astype(np.float32),
         boxes_xyxy_abs=rng.uniform(-5, 60, (num_stages, num_proposals, 4)).astype(np.float32),
         scores=rng.uniform(0, 1, (num_stages, num_proposals)).astype(np.float32),
@@ -121,3 +122,15 @@ def test_a_view_that_is_absent_or_damaged_is_named(tmp_path: Path) -> None:
         read_view(run, 7)
     with pytest.raises(RunError, match=r"has no view of image 1 \(it has: none\)"):
         read_view(Run(make_bare_run(tmp_path / "other")), 1)
+
+
+def test_a_detector_without_stages_or_learned_boxes(tmp_path: Path) -> None:
+    stages = replace(some_view(1), proposals_xyxy_abs=None, responses=None)
+    one = replace(some_view(2, num_stages=1), proposals_xyxy_abs=None, responses=None, has_stages=False)
+    nothing = replace(some_view(3, num_stages=1, num_proposals=0), proposals_xyxy_abs=None, has_stages=False)
+    run = written(tmp_path, stages, one, replace(nothing, responses=None))
+    found = [read_view(run, image_id) for image_id in (1, 2, 3)]
+    assert [view.proposals_xyxy_abs for view in found] == [None] * 3
+    assert [view.has_stages for view in found] == [True, False, False]
+    assert [view.boxes_xyxy_abs.shape for view in found] == [(2, 3, 4), (1, 3, 4), (1, 0, 4)]
+    assert read_view(Run(EARLIER), 17).has_stages
