@@ -32,8 +32,8 @@ class StepRecord:
 def with_advice(what: str, step: int, lr: float) -> str:
     """A message about a number that is not finite, with the step, the learning rate and what to do."""
     return (
-        f"{what} at step {step} with lr {lr:.3g}: lower the learning rate (Sparse R-CNN trains with AdamW at 2.5e-5; "
-        "rates of SGD recipes diverge), warm up longer, or look at the images of this step"
+        f"{what} at step {step} with lr {lr:.3g}: lower the learning rate (rates of SGD recipes diverge with AdamW), "
+        "warm up longer, or look at the images of this step"
     )
 
 

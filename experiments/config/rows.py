@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def experiments_of(config: dict[str, Any], source: RowSource | None = None) -> d
         it equals none, the experiment that it was started as, and those equal to that one, with the changes; None in
         their place for a name that has no file to compare with.
     """
-    rows = dict(_plain_rows(config["recipe_name"], source))
+    rows = dict(_plain_rows(config, source))
     equal = [name for name, row in rows.items() if not _changes(row, config)]
     if equal:
         return {name: [] for name in equal}
@@ -136,7 +137,7 @@ def compare_with_rows(directory: RunDirectory, search_path: Sequence[str] = ()) 
     name = str(directory.meta.get("config_name", PRIMARY))
     source = RowSource(name, tuple(str(Path(folder).resolve()) for folder in search_path))
     try:
-        rows = dict(_plain_rows(config["recipe_name"], source))
+        rows = dict(_plain_rows(config, source))
         found = experiments_of(config, source)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{directory.path}: its config.json is of another program: {error!r}") from error
@@ -167,7 +168,7 @@ def deviations_of(config: dict[str, Any]) -> list[str] | None:
 
     None where the name has no file in ``conf/experiment``: there is nothing to compare with.
     """
-    row = dict(_plain_rows(config["recipe_name"])).get(config["experiment_name"])
+    row = dict(_plain_rows(config)).get(config["experiment_name"])
     return None if row is None else _deviations(row, config)
 
 
@@ -202,34 +203,61 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     return {**config, "weights": weights}
 
 
-def _plain_rows(recipe: str, source: RowSource | None = None) -> tuple[tuple[str, PlainRow], ...]:
+def _plain_rows(config: Mapping[str, Any], source: RowSource | None = None) -> list[tuple[str, PlainRow]]:
+    """The rows that a configuration may be, under its recipe: those of its detector, and the one of its name.
+
+    Rows that do not compose are left out; ``experiments.check`` names them.
+    """
     source = RowSource.of_command() if source is None else source
+    detector = config.get("detector", {}).get("name")
+    rows = []
     with _hydra(source) as folders:
-        return _composed_rows(recipe, source, folders)
+        for name in _row_names(source, folders):
+            own = _detector_of_row(name, folders)
+            if name == config["experiment_name"] or detector is None or own in (None, detector):
+                row = _composed_row(config["recipe_name"], name, source, folders)
+                rows += [(name, row)] if row is not None else []
+    return rows
 
 
 @functools.cache
-def _composed_rows(recipe: str, source: RowSource, folders: tuple[str, ...]) -> tuple[tuple[str, PlainRow], ...]:
-    """The rows of these configuration folders that compose; ``experiments.check`` names the others."""
-    from hydra import compose
+def _row_names(source: RowSource, folders: tuple[str, ...]) -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
+
+    loader = GlobalHydra.instance().config_loader()
+    options = loader.get_group_options("experiment", config_name=source.config_name, overrides=list(source.overrides))
+    return sorted(options)
+
+
+@functools.cache
+def _detector_of_row(name: str, folders: tuple[str, ...]) -> str | None:
+    """The detector that a row's file chooses; None where the file alone does not tell.
+
+    Composing takes a sixth of a second a row, which would be most of the start of a run.
+    """
+    files = [path for folder in folders if (path := Path(folder) / "experiment" / f"{name}.yaml").is_file()]
+    if len(files) != 1:
+        return None
+    chosen = re.findall(r"^ *- override /detector: *([\w-]+) *$", files[0].read_text(), re.MULTILINE)
+    return chosen[0] if len(chosen) == 1 else None
+
+
+@functools.cache
+def _composed_row(recipe: str, name: str, source: RowSource, folders: tuple[str, ...]) -> PlainRow | None:
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     from experiments.config.validation import resolve
 
-    name, added = source.config_name, list(source.overrides)
-    loader = GlobalHydra.instance().config_loader()
-    rows = []
-    for experiment in sorted(loader.get_group_options("experiment", config_name=name, overrides=added)):
-        try:
-            cfg = compose(name, overrides=[f"recipe={recipe}", f"experiment={experiment}", *added])
-            has_user_data = fill_missing(cfg.data)
-            rows.append((experiment, PlainRow(resolve(cfg), has_user_data)))
-        except (HydraException, OmegaConfBaseException, UserError, YAMLError):
-            continue
-    return tuple(rows)
+    try:
+        overrides = [f"recipe={recipe}", f"experiment={name}", *source.overrides]
+        cfg = compose(source.config_name, overrides=overrides)
+        has_user_data = fill_missing(cfg.data)
+        return PlainRow(resolve(cfg), has_user_data)
+    except (HydraException, OmegaConfBaseException, UserError, YAMLError):
+        return None
 
 
 @contextmanager

@@ -152,6 +152,20 @@ class InputConfig:
 
 
 @dataclass
+class ProposalScaleConfig:
+    """Anchors, samples and proposals of an image, of detectors with a region proposal network."""
+
+    anchor_sizes: list[float] = MISSING  # of p2..p6
+    num_sampled_anchors: int = MISSING
+    num_pre_nms_training: int = MISSING
+    num_pre_nms_testing: int = MISSING
+    num_post_nms_training: int = MISSING
+    num_post_nms_training_cascade: int = MISSING  # twice as many in the published recipe
+    num_post_nms_testing: int = MISSING
+    num_sampled_rois: int = MISSING
+
+
+@dataclass
 class ScaleConfig:
     """What the paper's sizes are in a recipe; everything that has one reads it here."""
 
@@ -163,6 +177,9 @@ class ScaleConfig:
     dim_fc: int = MISSING
     small_widths: list[int] = MISSING  # channels of backbone=small
     num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
+    proposals: ProposalScaleConfig = MISSING
+    length: dict[str, int] = MISSING  # of a training of 300 and 500 epochs: paper_300, paper_500
+    milestones: dict[str, list[float]] = MISSING  # of its schedule, likewise
 
 
 @dataclass

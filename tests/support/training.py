@@ -43,6 +43,7 @@ DETECTOR = (
     "scale.dim_dynamic=16",
     "scale.dim_fc=32",
 )
+AXES = ("num_stages", "num_proposals", "dropout")  # of which not every detector has each
 TRAINING = (
     "input.train.short_sides=[64]",
     "input.train.max_long_side=96",

@@ -21,8 +21,11 @@ from sparse_rcnn.rundir.identity import run_identity
 from tests.support import detectors
 from tests.support.configs import CONF, checked, compose_run
 
+CHOSEN_BY_DETECTORS = ("model", "criterion")  # which is where they are tried
 OPTIONS = sorted(
-    (str(path.parent.relative_to(CONF)), path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra"
+    (path.parent.name, path.stem)
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("hydra", *CHOSEN_BY_DETECTORS)
 )
 
 

@@ -1,4 +1,4 @@
-"""Every row of the ablations: as a detector that learns, and what it changes of the baseline."""
+"""Every row of Sparse R-CNN's ablations: as a detector that learns, and what it changes of the baseline."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from sparse_rcnn.rundir.identity import identity_config, run_identity
 from sparse_rcnn.structures import StageOutput
 from sparse_rcnn.weights import ModelCard, load_detector, save_detector
 from tests.support import training
+from tests.support.compared_detectors import all_detectors, rows_of
 from tests.support.configs import CONF, checked
 from tests.support.detectors import images_of, random_targets
 from tests.support.resumes import EVERYTHING, assert_same, reference, stopped_run
 
-ROWS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+ROWS = rows_of("sparse_rcnn")
 HEADS = ["attention", "dynamic", "fc", "none"]
 REUSES = ["concat", "none", "self_attention"]
 NUM_CLASSES = 3
@@ -312,9 +313,10 @@ def test_a_row_differs_from_the_baseline_in_its_factors_alone(row: str) -> None:
 
 
 def test_no_other_two_rows_are_the_same_run() -> None:
-    identities = {row: run_identity(paper_row(row), {}) for row in ROWS}
+    every_row = [row for detector in all_detectors() for row in rows_of(detector)]
+    identities = {row: run_identity(paper_row(row), {}) for row in every_row}
     assert identities["stages_6"] == identities["baseline"], "six stages are the paper's"
-    assert len(set(identities.values())) == len(ROWS) - 1
+    assert len(set(identities.values())) == len(every_row) - 1
 
 
 @pytest.mark.parametrize(
