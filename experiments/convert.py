@@ -1,25 +1,39 @@
-"""python -m experiments.convert: checkpoints of the authors' release to our weights files, and back."""
+"""python -m experiments.convert: released checkpoints of detectors to our weights files, and back."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
+from experiments.cli.naming import naming
 from experiments.cli.trust import add_trust_option, trusted_modules
 from sparse_rcnn.errors import CheckpointError, DataError, UserError
 from sparse_rcnn.places import user_path
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sparse_rcnn.released_formats import ReleasedFormat
+
 RELEASED_SUFFIXES = (".pth", ".pt")
+# Settings that leave no trace in the tensors, by the names of our constructors.
+OPTIONS = {
+    "dilation": "--dilation",
+    "num_heads": "--num-heads",
+    "with_position": "--without-position",
+    "norm_eps": "--norm-eps",
+}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.convert",
-        description="Convert a checkpoint of the authors' release (.pth) to a weights file of this project "
-        "(.safetensors), or the other way round; the input says which.",
+        description="Convert a released checkpoint (.pth) of Sparse R-CNN, DETR or Deformable DETR, or torchvision's"
+        " RetinaNet or Faster R-CNN, to a weights file of this project (.safetensors), or one of ours to the authors' "
+        "layout; the input says which.",
     )
     parser.add_argument(
         "input", metavar="IN", type=user_path, help="released .pth, or our .safetensors or run directory"
@@ -28,11 +42,24 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     released = parser.add_argument_group("from .pth, what the release does not say")
     released.add_argument(
         "--categories", metavar="JSON", type=user_path,
-        help="COCO annotation file whose categories, sorted by id, are the classes "
-        "(default: COCO's for 80 classes, else class_0, class_1 ...)",
+        help="COCO annotation file whose categories, sorted by id, are the classes; of a checkpoint with an output for "
+        "every id, the outputs of these ids (default: COCO's for 80 classes and for 91, else class_0, class_1 ...)",
     )  # fmt: skip
     released.add_argument("--short-side", type=int, default=800, metavar="N", help="pixels images are resized to (800)")
     released.add_argument("--max-long-side", type=int, default=1333, metavar="N", help="but no longer than this (1333)")
+    released.add_argument(
+        "--dilation", action="store_const", const=True, help="it is a DETR-DC5, whose tensors are those of a DETR"
+    )
+    released.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a (Deformable) DETR (8)")
+    released.add_argument(
+        "--without-position", dest="with_position", action="store_const", const=False,
+        help="it is a DETR without spatial encoding",
+    )  # fmt: skip
+    released.add_argument(
+        "--norm-eps", type=float, metavar="X",
+        help="epsilon of the batch norms of a detector of torchvision: 0 for COCO_V1 and what was fine-tuned from it "
+        "(the default), else 1e-5",
+    )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite OUT")
     add_trust_option(parser)
     return parser.parse_args(arguments)
@@ -45,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.output.exists() and not args.force:
         raise UserError(f"{args.output} exists: choose another name, or overwrite it with --force")
     convert = convert_ours if is_ours(args.input) else convert_released
-    architecture = convert(args)
-    print(f"{args.input} -> {args.output}: {describe(architecture)}")
+    print(f"{args.input} -> {args.output}: {convert(args)}")
 
 
 def is_ours(path: Path) -> bool:
@@ -67,7 +93,7 @@ def is_ours(path: Path) -> bool:
     if path.suffix == ".pkl":
         raise CheckpointError(
             f"{path} is a model-zoo pickle, which holds a backbone or another detector: "
-            "give a .pth of the Sparse R-CNN release"
+            "give a .pth of a released detector"
         )
     if start[8:9] == b"{":  # after the length of the header, its JSON
         return True
@@ -76,9 +102,9 @@ def is_ours(path: Path) -> bool:
     raise CheckpointError(f"{path} is neither a PyTorch checkpoint nor a safetensors file")
 
 
-def convert_released(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the weights file for a released checkpoint and return its architecture."""
-    from sparse_rcnn.convert import released_to_ours
+def convert_released(args: argparse.Namespace) -> str:
+    """Write the weights file for a released checkpoint and return its description."""
+    from sparse_rcnn.released_formats import format_of_file
     from sparse_rcnn.weights import ModelCard, save_weights
 
     _check_suffix(args, (".safetensors",))
@@ -88,40 +114,95 @@ def convert_released(args: argparse.Namespace) -> dict[str, Any]:
     if args.max_long_side < args.short_side:
         raise UserError(f"--max-long-side {args.max_long_side} is less than --short-side {args.short_side}")
     state = read_released(args.input)
-    try:
-        tensors, architecture = released_to_ours(state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{args.input}: {error}") from error
-    categories = choose_categories(args.categories, architecture["stage"]["num_classes"])
+    with naming(str(args.input)):
+        layout = format_of_file(state)
+    settings = given_settings(args, layout)
+    with naming(str(args.input)):
+        tensors, architecture = layout.read(state, settings)
+    tensors, architecture, categories = with_classes(args.categories, layout, tensors, architecture)
     card = ModelCard(architecture, categories, args.short_side, args.max_long_side)
     save_weights(tensors, card, args.output)
-    return architecture
+    return layout.describe(architecture)
 
 
-def convert_ours(args: argparse.Namespace) -> dict[str, Any]:
-    """Write the released layout of a weights file and return its architecture."""
+def convert_ours(args: argparse.Namespace) -> str:
+    """Write the released layout of a weights file and return its description."""
     import io
 
     import torch
 
     from sparse_rcnn.atomic import write_bytes_atomic
-    from sparse_rcnn.convert import ours_to_released
+    from sparse_rcnn.released_classes import COCO_IDS, NUM_COCO_OUTPUTS, spread_classes
+    from sparse_rcnn.released_formats import format_of_architecture
     from sparse_rcnn.weights import find_weights, load_detector
 
     _check_suffix(args, RELEASED_SUFFIXES)
+    if given := [option for name, option in OPTIONS.items() if getattr(args, name) is not None]:
+        raise UserError(f"{given[0]}: {args.input} is a weights file of this project, which says that itself")
     path = find_weights(args.input)
     with trusted_modules(args) as trusted:
         model = load_detector(path, trusted)  # and not its tensors alone: what does not fit its own card is refused
     assert model.card is not None
-    architecture = model.card.architecture
-    try:
-        released = ours_to_released(model.state_dict(), architecture)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    architecture, state = model.card.architecture, dict(model.state_dict())
+    with naming(str(path)):
+        layout = format_of_architecture(architecture)
+        written = architecture
+        if layout.labels_are_ids and tuple(model.card.category_ids) == COCO_IDS:
+            state = spread_classes(state, model.class_tensors(), COCO_IDS, NUM_COCO_OUTPUTS)
+            written = architecture | {"num_classes": NUM_COCO_OUTPUTS}
+        released = layout.write(state, written)
     buffer = io.BytesIO()  # torch.save into a file would report a full disk in a way of its own
     torch.save({"model": {name: tensor.contiguous() for name, tensor in released.items()}}, buffer)
     write_bytes_atomic(args.output, buffer.getvalue())
-    return architecture
+    told = [
+        OPTIONS[name] + (f" {value}" if not isinstance(value, bool) else "")
+        for name, value in layout.settings_of(architecture).items()
+        if value != layout.settings[name]
+    ]
+    return layout.describe(architecture) + (f"; to convert it back, give {' '.join(told)}" if told else "")
+
+
+def given_settings(args: argparse.Namespace, layout: ReleasedFormat) -> dict[str, Any]:
+    """What a checkpoint of a layout cannot say: as the options have it, else as is taken for granted.
+
+    Raises:
+        UserError: an option is not of this layout; names it.
+    """
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    for name in given:
+        if name not in layout.settings:
+            raise UserError(f"{OPTIONS[name]}: {args.input} is a {layout.name}, which has no such setting")
+    if given.get("num_heads", 1) < 1:
+        raise UserError(f"--num-heads {given['num_heads']}: give a number of at least 1")
+    if not 0 <= given.get("norm_eps", 0.0) < 1:
+        raise UserError(f"--norm-eps {given['norm_eps']}: give a number from 0 to below 1")
+    return {**layout.settings, **given}
+
+
+def with_classes(
+    annotations: Path | None, layout: ReleasedFormat, tensors: dict[str, Tensor], architecture: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
+    """Tensors, architecture and categories, of all classes or, where there is one for every id, of the categories' ids.
+
+    Raises:
+        DataError: the annotation file has other categories than the checkpoint has outputs.
+    """
+    import torch
+
+    from sparse_rcnn.architecture import build
+    from sparse_rcnn.released_classes import COCO_IDS, NUM_COCO_OUTPUTS, keep_classes
+
+    with torch.device("meta"):
+        model = build(architecture)
+    ids: Sequence[int] | None = None
+    if layout.labels_are_ids and annotations is not None:
+        ids = [category_id for category_id, _ in _categories_of(annotations)]
+    elif layout.labels_are_ids and model.num_classes == NUM_COCO_OUTPUTS:
+        ids = COCO_IDS
+    if ids is None or len(ids) == model.num_classes or not 0 <= min(ids) <= max(ids) < model.num_classes:
+        return tensors, architecture, choose_categories(annotations, model.num_classes)
+    kept = keep_classes(tensors, model.class_tensors(), ids)
+    return kept, architecture | {"num_classes": len(ids)}, choose_categories(annotations, len(ids))
 
 
 def read_released(path: Path) -> dict[str, Any]:
@@ -152,11 +233,10 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
     Raises:
         DataError: the file has another number of categories.
     """
-    from experiments.config.categories import read_categories
     from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
 
     if annotations is not None:
-        found = read_categories(annotations)
+        found = _categories_of(annotations)
         if len(found) != num_classes:
             raise DataError(f"{annotations} has {len(found)} categories, the checkpoint {num_classes} classes")
     elif num_classes == len(COCO_CATEGORIES):
@@ -166,13 +246,10 @@ def choose_categories(annotations: Path | None, num_classes: int) -> list[dict[s
     return [{"id": category_id, "name": name} for category_id, name in found]
 
 
-def describe(architecture: dict[str, Any]) -> str:
-    bottom_up = architecture["backbone"]["bottom_up"]
-    name = f"R{bottom_up['depth']}" if "depth" in bottom_up else bottom_up["_target_"].rpartition(".")[2]
-    return (
-        f"{name}, {architecture['proposals']['num_proposals']} proposals, "
-        f"{architecture['num_stages']} stages, {architecture['stage']['num_classes']} classes"
-    )
+def _categories_of(annotations: Path) -> list[tuple[int, str]]:
+    from experiments.config.categories import read_categories
+
+    return list(read_categories(annotations))
 
 
 def _check_suffix(args: argparse.Namespace, suffixes: Sequence[str]) -> None:

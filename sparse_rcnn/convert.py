@@ -145,13 +145,22 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise CheckpointError(f"the released layout has no name for: {', '.join(unknown[:3])}{more}")
     converted = {released: state[ours] for ours, released in names.items() if released is not None}
-    assumed = untraced_settings(released_to_ours(converted)[1])  # reading it back also finds what a variant lacks
-    for key, value in untraced_settings(architecture).items():
-        if value != assumed.get(key, value):
-            raise CheckpointError(
-                f"the released layout cannot say that {key} is {value}: its readers take {assumed[key]}"
-            )
+    check_untraced(architecture, released_to_ours(converted)[1])  # reading it back also finds what a variant lacks
     return converted
+
+
+def check_untraced(architecture: dict[str, Any], assumed: dict[str, Any]) -> None:
+    """Refuse an architecture with settings that leave no trace and differ from those that readers assume.
+
+    Raises:
+        CheckpointError: names the setting.
+    """
+    readers = untraced_settings(assumed)
+    for key, value in untraced_settings(architecture).items():
+        if value != readers.get(key, value):
+            raise CheckpointError(
+                f"the released layout cannot say that {key} is {value}: its readers take {readers[key]}"
+            )
 
 
 # Settings that change what the tensors mean and leave no trace in them.

@@ -69,10 +69,10 @@ LAYERS = [
         "deformable_detr.criterion", "deformable_detr.released_names",
     ],
     [
-        "data.annotation_columns", "detr.released_checkpoints",
+        "data.annotation_columns", "detr.released_checkpoints", "released_classes",
         "retinanet.torchvision_names", "faster_rcnn.torchvision_names",
     ],
-    ["data.annotations"],
+    ["data.annotations", "released_formats"],
     ["data.boxes_outside", "data.label_space", "data.picture_check"],
     ["data.annotated_images", "evaluation.ground_truth"],
     ["data.coco"],

@@ -18,6 +18,7 @@ from sparse_rcnn.checkpoint_files import is_safetensors, load_checkpoint, tensor
 from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.pretrained import locate_backbone_weights
+from sparse_rcnn.released_formats import recognise
 from sparse_rcnn.transfer import apply_transfer, plan_transfer
 from sparse_rcnn.weights import find_weights, load_tensors, read_header, read_weights
 
@@ -88,13 +89,13 @@ def locate_detector_weights(given: str) -> Path:
         if path.suffix in TORCH_SUFFIXES and not is_ours:
             content = load_checkpoint(path)  # what is not read at all is refused by its name
             state = content.get("model", content) if isinstance(content, dict) else {}
-            if "init_proposal_boxes.weight" in tensors_of(state if isinstance(state, dict) else {}):
+            if (released := recognise(tensors_of(state if isinstance(state, dict) else {}))) is not None:
                 raise CheckpointError(
-                    f"{path} is a checkpoint of the authors' release: convert it first, python -m experiments.convert "
-                    f"{path} {path.with_suffix('.safetensors')}"
+                    f"{path} is a released checkpoint of {released.name}: convert it first, python -m "
+                    f"experiments.convert {path} {path.with_suffix('.safetensors')}"
                 )
             raise CheckpointError(
-                f"{path} is neither a weights file of this project nor a checkpoint of the authors' release; an "
+                f"{path} is neither a weights file of this project nor a released checkpoint of a detector; an "
                 "ImageNet network goes into weights.backbone"
             )
     return path

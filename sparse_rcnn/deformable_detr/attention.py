@@ -30,15 +30,16 @@ def sample_levels(values: Tensor, shapes_hw: Shapes, locations: Tensor, weights:
         (N, Q, M * D).
     """
     num_images, _, num_heads, width = values.shape
-    num_queries, num_points = locations.shape[1], locations.shape[4]
+    num_queries = locations.shape[1]
     planes = values.permute(0, 2, 3, 1).flatten(0, 1).split([h * w for h, w in shapes_hw], dim=2)
     grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, N * M, Q, P, 2)
-    samples = [
-        F.grid_sample(plane.unflatten(2, (h, w)), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        for plane, grid, (h, w) in zip(planes, grids, shapes_hw, strict=True)
-    ]
-    by_head = weights.transpose(1, 2).reshape(num_images * num_heads, 1, num_queries, len(samples) * num_points)
-    summed = (torch.cat(samples, dim=3) * by_head).sum(3)  # (N * M, D, Q)
+    by_level = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)[:, :, None]  # (L, N * M, 1, Q, P)
+    summed = values.new_zeros(num_images * num_heads, width, num_queries)
+    # Level by level: the samples of all in one tensor would be copied there first.
+    for plane, grid, weight, (h, w) in zip(planes, grids, by_level, shapes_hw, strict=True):
+        feature_map = plane.unflatten(2, (h, w))
+        samples = F.grid_sample(feature_map, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        summed = summed + (samples * weight).sum(3)
     return summed.view(num_images, num_heads * width, num_queries).transpose(1, 2)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
-from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD, untraced_settings
+from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD, check_untraced
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.state_dicts import first_three, misfits
 
@@ -196,10 +196,5 @@ def our_deformable_to_released(state: dict[str, Tensor], architecture: dict[str,
     converted = {released: state[ours] for ours, copies in names.items() for released in copies}
     # Reading it back also finds what a variant lacks.
     _, assumed = released_deformable_to_ours(converted, architecture["decoder"]["num_heads"])
-    readers = untraced_settings(assumed)
-    for key, value in untraced_settings(architecture).items():
-        if value != readers.get(key, value):
-            raise CheckpointError(
-                f"the released layout cannot say that {key} is {value}: its readers take {readers[key]}"
-            )
+    check_untraced(architecture, assumed)
     return converted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,19 +15,20 @@ from sparse_rcnn.detr.released_names import RELEASED_BACKBONE, our_name, release
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.state_dicts import misfits
 
-# Softmax gives such a class exactly 0 in float32, and the number exists in float16.
-_NEVER = -1e4
 
-
-def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str, Any]:
+def infer_architecture(
+    state: Mapping[str, Tensor], dilation: bool, num_heads: int, with_position: bool
+) -> dict[str, Any]:
     """The ``model`` description of a released state dict (the entry ``model`` of the files).
 
     Depth, queries, classes, layers, widths and norms are read off; what leaves no trace in the tensors is as in the
-    paper: 8 attention heads, ReLU, sine encoding, the stride on the 3x3, res2 frozen; no dropout.
+    paper: ReLU, sine encoding, the stride on the 3x3, res2 frozen; no dropout. Three settings more are asked for.
 
     Args:
         state: tensors by released names.
         dilation: whether it is a DC5 model, whose tensors are the same.
+        num_heads: of all attentions; 8 in every released model.
+        with_position: False is the model without spatial encoding.
 
     Raises:
         CheckpointError: names the first tensor that is missing or of an impossible shape.
@@ -39,7 +40,7 @@ def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str,
         "_target_": "sparse_rcnn.detr.detector.DETR",
         "num_classes": num_logits - 1,
         "num_queries": num_queries,
-        "with_position": True,
+        "with_position": with_position,
         "pixel_mean": PIXEL_MEAN,
         "pixel_std": PIXEL_STD,
         "backbone": {
@@ -61,7 +62,7 @@ def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str,
         "transformer": {
             "_target_": "sparse_rcnn.detr.transformer.Transformer",
             "hidden_dim": hidden_dim,
-            "num_heads": 8,
+            "num_heads": num_heads,
             "num_encoder_layers": _num_layers(state, "encoder"),
             "num_decoder_layers": _num_layers(state, "decoder"),
             "dim_feedforward": dim_feedforward,
@@ -72,7 +73,9 @@ def infer_architecture(state: Mapping[str, Tensor], dilation: bool) -> dict[str,
     }
 
 
-def from_released(state: Mapping[str, Tensor], dilation: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def from_released(
+    state: Mapping[str, Tensor], dilation: bool, num_heads: int, with_position: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A released state dict by our names, and the architecture that it holds.
 
     Args: as ``infer_architecture``.
@@ -80,34 +83,13 @@ def from_released(state: Mapping[str, Tensor], dilation: bool) -> tuple[dict[str
     Raises:
         CheckpointError: names the first tensors that are missing, surplus or of another shape.
     """
-    architecture = infer_architecture(state, dilation)
+    architecture = infer_architecture(state, dilation, num_heads, with_position)
     with torch.device("meta"):
         wanted = build(architecture).state_dict()
     problems = misfits(wanted, {our_name(name): tensor for name, tensor in state.items()})
     if problems:
         raise CheckpointError(f"not a released DETR checkpoint: {problems}")
     return released_to_ours(state), architecture
-
-
-def keep_classes(state: Mapping[str, Tensor], classes: Sequence[int]) -> dict[str, Tensor]:
-    """A state dict whose class k is class ``classes[k]`` of the given one; 'no object' stays the last.
-
-    The released models have a logit for every category id from 0 to 90, of which 80 are categories of COCO. The logits
-    that remain are the same; their softmax loses what the model gave to ids that do not exist.
-    """
-    rows = torch.tensor([*classes, len(state["class_embed.bias"]) - 1])
-    return {n: t[rows] if n.startswith("class_embed.") else t for n, t in state.items()}
-
-
-def spread_classes(state: Mapping[str, Tensor], classes: Sequence[int], num_classes: int) -> dict[str, Tensor]:
-    """The way back: class k becomes class ``classes[k]`` of ``num_classes``, and the others never occur."""
-    spread = dict(state)
-    rows = torch.tensor([*classes, num_classes])
-    for name, filler in (("class_embed.weight", 0.0), ("class_embed.bias", _NEVER)):
-        tensor = state[name]
-        spread[name] = tensor.new_full((num_classes + 1, *tensor.shape[1:]), filler)
-        spread[name][rows] = tensor
-    return spread
 
 
 def _shape(state: Mapping[str, Tensor], name: str, num_dims: int) -> tuple[int, ...]:

@@ -155,7 +155,11 @@ def test_a_wrong_checkpoint_names_the_tensors_that_do_not_fit(state: dict[str, T
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "tensor init_proposal_features.weight is missing" in refused({"model": {"fc.weight": torch.zeros(2)}})
+    stranger = refused({"model": {"fc.weight": torch.zeros(2)}})
+    assert "not a released checkpoint of Sparse R-CNN, DETR, Deformable DETR, RetinaNet of torchvision, " in stranger
+    assert stranger.endswith(": it has the tensors fc.weight")
+    incomplete = {name: tensor for name, tensor in state.items() if name != "init_proposal_features.weight"}
+    assert "tensor init_proposal_features.weight is missing" in refused(incomplete)
     surplus = {**state, "head.head_series.0.extra": torch.zeros(1)}
     assert "head.head_series.0.extra is not part of the model" in refused(surplus)
     short = {**state, "backbone.fpn_lateral2.weight": torch.zeros(1, 2)}

@@ -123,7 +123,7 @@ def mmdetection(path: Path) -> None:
 
 
 DETECTORS = {
-    "a release": ("r.pth", released, r"authors' release: convert it first, python -m experiments\.convert \S+/r\.pth "
+    "a release": ("r.pth", released, r"checkpoint of Sparse R-CNN: convert it first, python -m \S+\.convert \S+/r\.pth "
                   r"\S+/r\.safetensors$"),
     "MMDetection": ("m.pth", mmdetection, r"m\.pth is a checkpoint of MMDetection, whose layout is not read: take "),
     "a classifier": (

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
-from sparse_rcnn.detr.released_checkpoints import from_released, keep_classes, spread_classes
+from sparse_rcnn.detr.released_checkpoints import from_released
 from sparse_rcnn.detr.released_names import ours_to_released
 from sparse_rcnn.errors import CheckpointError
-from tests.support.detectors import images_of
-from tests.support.detr import detr_architecture, resnet, small_detr
+from tests.support.detr import detr_architecture, resnet
 
 State = dict[str, Tensor]
 
@@ -37,7 +36,7 @@ def released(depth: int = 18, **changes: Any) -> tuple[State, dict[str, Any]]:
 )
 def test_architectures_are_read_off(changes: dict[str, Any]) -> None:
     state, described = released(**changes)
-    ours, inferred = from_released(state, dilation=changes.get("dilation", False))
+    ours, inferred = from_released(state, dilation=changes.get("dilation", False), num_heads=8, with_position=True)
     assert inferred == described
     assert ours_to_released(ours).keys() == state.keys()
 
@@ -64,25 +63,4 @@ def without(state: State, name: str) -> State:
 )
 def test_what_is_no_released_checkpoint(change: Any, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        from_released(change(released()[0]), dilation=False)
-
-
-def test_kept_classes_have_the_logits_they_had() -> None:
-    large, small = small_detr(num_classes=9).eval(), small_detr(num_classes=3).eval()
-    small.load_state_dict(keep_classes(large.state_dict(), [1, 4, 8]))
-    images, sizes = images_of([(64, 64)])
-    wanted = large(images, sizes)[-1].logits[..., [1, 4, 8, 9]]
-    torch.testing.assert_close(small(images, sizes)[-1].logits, wanted)
-
-
-def test_spread_classes_have_the_probabilities_they_had_and_the_others_none() -> None:
-    large, small = small_detr(num_classes=9).eval(), small_detr(num_classes=3).eval()
-    state = small.state_dict()
-    spread = spread_classes(state, [1, 4, 8], num_classes=9)
-    large.load_state_dict(spread)
-    images, sizes = images_of([(64, 64)])
-    got = large(images, sizes)[-1].class_probabilities
-    torch.testing.assert_close(got[..., [1, 4, 8]], small(images, sizes)[-1].class_probabilities)
-    assert (got[..., [0, 2, 3, 5, 6, 7]] == 0).all()
-    back = keep_classes(spread, [1, 4, 8])
-    assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+        from_released(change(released()[0]), dilation=False, num_heads=8, with_position=True)
