@@ -43,6 +43,7 @@ LAYERS = [
         "deformable_detr", "deformable_detr.padding", "deformable_detr.attention",
         "faster_rcnn", "faster_rcnn.backbone", "faster_rcnn.anchors", "faster_rcnn.unaligned_pooler",
         "faster_rcnn.output", "faster_rcnn.settings",
+        "cascade_rcnn", "cascade_rcnn.predictor", "cascade_rcnn.gradient", "cascade_rcnn.selection",
     ],
     [
         "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
@@ -51,7 +52,7 @@ LAYERS = [
         "proposals", "positional_encoding", "stage", "matcher", "postprocess", "pretrained", "array_pickle",
         "data.findings", "data.image", "data.box_formats", "data.shapes",
         "detr.backbone", "deformable_detr.levels", "deformable_detr.sine_encoding",
-        "faster_rcnn.losses", "faster_rcnn.postprocess",
+        "faster_rcnn.losses", "faster_rcnn.postprocess", "cascade_rcnn.output",
     ],
     ["query_boxes", "faster_rcnn.finite"],
     [
@@ -59,7 +60,7 @@ LAYERS = [
         "data.records", "data.image_headers",
         "detr.matcher", "detr.output",
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",
-        "faster_rcnn.proposal_network", "faster_rcnn.criterion",
+        "faster_rcnn.proposal_network", "faster_rcnn.criterion", "cascade_rcnn.criterion",
     ],
     [
         "data.box_column", "detr.criterion", "detr.postprocess", "detr.detector",
@@ -84,7 +85,7 @@ LAYERS = [
     ],
     ["rundir.run_progress", "detector_base", "evaluation.evaluator"],
     ["detector", "faster_rcnn.proposal_detector"],
-    ["faster_rcnn.detector"],
+    ["faster_rcnn.detector", "cascade_rcnn.detector"],
     ["evaluation", ""],
 ]  # fmt: skip
 
