@@ -144,7 +144,7 @@ class CascadeRCNN(ProposalDetector):
 
     def _refined(self, s: int, output: RoIOutput, sizes_hw: list[tuple[int, int]]) -> list[Tensor]:
         """The boxes (R_i, 4) that a stage makes of its regions, detached and clipped to the images."""
-        check_finite(f"stage {s}", deltas=output.deltas)
+        check_finite(f"stage {s}", self.training, deltas=output.deltas)
         stage: Any = self.stages[s]
         boxes = stage.box_coder.decode_single(output.deltas.detach(), torch.cat(output.boxes_xyxy_abs))
         by_image = zip(boxes.split(output.num_per_image), sizes_hw, strict=True)
@@ -194,7 +194,7 @@ class CascadeRCNN(ProposalDetector):
         """Of each image the boxes (R_i, 4) after some stages and the mean probabilities (R_i, K) of their heads."""
         stages = output.stages[:num_stages]
         for s, stage in enumerate(stages):
-            check_finite(f"stage {s}", logits=stage.logits)
+            check_finite(f"stage {s}", self.training, logits=stage.logits)
         mean = torch.stack([stage.logits.softmax(1) for stage in stages]).mean(0)
         boxes = self._refined(num_stages - 1, stages[-1], sizes_of(image_sizes_hw))
         return boxes, list(mean[:, 1:].split(stages[-1].num_per_image))
