@@ -155,12 +155,22 @@ def ours_to_released(state: dict[str, Tensor], architecture: dict[str, Any]) -> 
 
 
 # Settings that change what the tensors mean and leave no trace in them.
-_UNTRACED = ("pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio")
+_UNTRACED = (
+    "pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio",
+    "sizes", "aspect_ratios", "strides", "box_weights",
+)  # fmt: skip
+_POOLERS = {"MultiLevelRoIAlign": True, "GatherRoIAlign": True, "UnalignedRoIAlign": False}
 
 
 def untraced_settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
-    """The settings of an architecture that change what its tensors mean and leave no trace in them, by dotted key."""
+    """The settings of an architecture that change what its tensors mean and leave no trace in them, by dotted key.
+
+    Of a RoI pooler that includes ``aligned``, whether its class shifts boxes by half a cell of the map.
+    """
     found = {f"{path}.{key}": value for key, value in node.items() if key in _UNTRACED}
+    pooler = str(node.get("_target_")).rpartition(".")[2]
+    if pooler in _POOLERS:
+        found[f"{path}.aligned"] = _POOLERS[pooler]
     for key, value in node.items():
         if isinstance(value, dict):
             found |= untraced_settings(value, f"{path}.{key}")

@@ -208,3 +208,17 @@ class _Pooler(torch.nn.Module):
 def test_rejected_arguments(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         build(cascade_rcnn_architecture(**changes))
+
+
+def test_an_image_without_proposals_has_no_detections() -> None:
+    model = small_cascade_rcnn()
+    with torch.no_grad():
+        model.rpn.head.bbox_pred.bias[0::4] = 1e6  # all far to the right of the image
+    images, sizes = images_of(SIZES_HW)
+    output = model.eval()(images, sizes)
+    for stage in model.stage_detections(output, sizes, sizes) + model.stage_boxes(output, sizes, sizes):
+        assert [len(d) for d in stage] == [0, 0]
+    targets = random_targets([2, 0], sizes, 4)
+    output = model.train()(images, sizes, targets)
+    assert output.stages[0].num_per_image == [2, 0], "the boxes themselves"
+    assert CascadeRCNNCriterion(0.0)(output, targets, sizes, (2.0,)).total.isfinite()

@@ -279,3 +279,18 @@ def test_micro_batches_add_up_where_their_samples_are_as_large() -> None:
         parts.append(criterion(model(images[rows], sizes[rows], some), some, sizes[rows], (4.0,)))
     total = sum(part["loss_rpn_box"].item() for part in parts)
     assert total == pytest.approx(whole["loss_rpn_box"].item(), rel=1e-5)
+
+
+def test_an_image_without_proposals_has_no_detections() -> None:
+    model = small_faster_rcnn()
+    with torch.no_grad():
+        model.rpn.head.bbox_pred.bias[0::4] = 1e6  # all far to the right of the image
+    images, sizes = images_of(SIZES_HW)
+    output = model.eval()(images, sizes)
+    assert output.rois.num_per_image == [0, 0]
+    assert [len(d) for d in model.detections(output, sizes, sizes)] == [0, 0]
+    targets = random_targets([2, 0], sizes, 4)
+    output = model.train()(images, sizes, targets)
+    assert output.rois.num_per_image == [2, 0], "the boxes themselves"
+    criterion = FasterRCNNCriterion(0.0)
+    assert criterion(output, targets, sizes, (2.0,)).total.isfinite()
