@@ -31,9 +31,8 @@ OPTIONS = {
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.convert",
-        description="Convert a released checkpoint (.pth) of Sparse R-CNN, DETR or Deformable DETR, or torchvision's"
-        " RetinaNet or Faster R-CNN, to a weights file of this project (.safetensors), or one of ours to the authors' "
-        "layout; the input says which.",
+        description="Convert a released checkpoint (.pth) of any detector of docs/weights.md to a weights file of this "
+        "project (.safetensors), or one of ours to the authors' layout; the input says which.",
     )
     parser.add_argument(
         "input", metavar="IN", type=user_path, help="released .pth, or our .safetensors or run directory"
@@ -48,12 +47,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     released.add_argument("--short-side", type=int, default=800, metavar="N", help="pixels images are resized to (800)")
     released.add_argument("--max-long-side", type=int, default=1333, metavar="N", help="but no longer than this (1333)")
     released.add_argument(
-        "--dilation", action="store_const", const=True, help="it is a DETR-DC5, whose tensors are those of a DETR"
+        "--dilation",
+        action="store_const",
+        const=True,
+        help="its last stage is dilated (DC5), which its tensors do not show",
     )
-    released.add_argument("--num-heads", type=int, metavar="N", help="attention heads of a (Deformable) DETR (8)")
+    released.add_argument("--num-heads", type=int, metavar="N", help="attention heads of its transformer (8)")
     released.add_argument(
         "--without-position", dest="with_position", action="store_const", const=False,
-        help="it is a DETR without spatial encoding",
+        help="it has no spatial encoding",
     )  # fmt: skip
     released.add_argument(
         "--norm-eps", type=float, metavar="X",

@@ -167,13 +167,20 @@ def check_untraced(architecture: dict[str, Any], assumed: dict[str, Any]) -> Non
 _UNTRACED = (
     "pixel_mean", "pixel_std", "stride_in_1x1", "num_heads", "output_size", "sampling_ratio",
     "dilation", "with_position", "temperature", "activation", "max_detections",
-    "p6_source", "anchor_sizes", "num_scales", "aspect_ratios",
+    "p6_source", "anchor_sizes", "num_scales", "aspect_ratios", "sizes", "strides", "box_weights",
 )  # fmt: skip
+_POOLERS = {"MultiLevelRoIAlign": True, "GatherRoIAlign": True, "UnalignedRoIAlign": False}
 
 
 def untraced_settings(node: dict[str, Any], path: str = "model") -> dict[str, Any]:
-    """The settings of an architecture that change what its tensors mean and leave no trace in them, by dotted key."""
+    """The settings of an architecture that change what its tensors mean and leave no trace in them, by dotted key.
+
+    Of a RoI pooler that includes ``aligned``, whether its class shifts boxes by half a cell of the map.
+    """
     found = {f"{path}.{key}": value for key, value in node.items() if key in _UNTRACED}
+    pooler = str(node.get("_target_")).rpartition(".")[2]
+    if pooler in _POOLERS:
+        found[f"{path}.aligned"] = _POOLERS[pooler]
     for key, value in node.items():
         if isinstance(value, dict):
             if key == "positional_encoding":

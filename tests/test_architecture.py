@@ -44,6 +44,7 @@ LAYERS = [
         "retinanet", "retinanet.anchors", "retinanet.output",
         "faster_rcnn", "faster_rcnn.backbone", "faster_rcnn.anchors", "faster_rcnn.unaligned_pooler",
         "faster_rcnn.output", "faster_rcnn.settings",
+        "cascade_rcnn", "cascade_rcnn.predictor", "cascade_rcnn.gradient", "cascade_rcnn.selection",
     ],
     [
         "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
@@ -54,6 +55,7 @@ LAYERS = [
         "detr.backbone", "deformable_detr.attention", "deformable_detr.levels", "deformable_detr.sine_encoding",
         "retinanet.backbone", "retinanet.postprocess",
         "faster_rcnn.losses", "faster_rcnn.postprocess",
+        "cascade_rcnn.output",
     ],
     ["query_boxes", "faster_rcnn.finite"],
     [
@@ -61,7 +63,7 @@ LAYERS = [
         "data.records", "data.image_headers",
         "detr.matcher", "detr.output", "retinanet.criterion",
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",
-        "faster_rcnn.proposal_network", "faster_rcnn.criterion",
+        "faster_rcnn.proposal_network", "faster_rcnn.criterion", "cascade_rcnn.criterion",
     ],
     [
         "data.box_column", "detr.criterion", "detr.postprocess",
@@ -86,7 +88,7 @@ LAYERS = [
     ],
     ["rundir.run_progress", "detector_base", "evaluation.evaluator"],
     ["detector", "query_detector", "retinanet.detector", "faster_rcnn.proposal_detector"],
-    ["detr.detector", "deformable_detr.detector", "faster_rcnn.detector"],
+    ["detr.detector", "deformable_detr.detector", "faster_rcnn.detector", "cascade_rcnn.detector"],
     ["evaluation", ""],
 ]  # fmt: skip
 

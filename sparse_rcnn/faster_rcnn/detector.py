@@ -122,7 +122,7 @@ class FasterRCNN(ProposalDetector):
         self, output: FasterRCNNOutput, image_sizes_hw: Tensor, original_sizes_hw: Tensor
     ) -> list[Detections]:
         rois = output.rois
-        check_finite("detections", logits=rois.logits, deltas=rois.deltas)
+        check_finite("detections", self.training, logits=rois.logits, deltas=rois.deltas)
         boxes, scores, labels = self.roi_heads.postprocess_detections(
             rois.logits, rois.deltas, list(rois.boxes_xyxy_abs), sizes_of(image_sizes_hw)
         )

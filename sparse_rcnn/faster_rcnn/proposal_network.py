@@ -100,7 +100,7 @@ class ProposalNetwork(RegionProposalNetwork):
         objectness, deltas = concat_box_prediction_layers(objectness_maps, delta_maps)
         # Under autocast too, boxes are float32: torchvision would decode them in the type of the deltas.
         objectness, deltas = objectness.flatten().float(), deltas.float()
-        check_finite("proposals", objectness=objectness, deltas=deltas)
+        check_finite("proposals", self.training, objectness=objectness, deltas=deltas)
         anchors = self.anchor_generator(ImageList(images, sizes_hw), list(maps))
         decoded = self.box_coder.decode(deltas.detach(), anchors).view(len(images), -1, 4)
         proposals, _ = self.filter_proposals(decoded, objectness, sizes_hw, num_per_level)

@@ -51,15 +51,13 @@ def test_published_trainings() -> None:
     def trained(row: str) -> dict[str, Any]:
         config = checked("recipe=paper", "data.root=/coco", "weights.backbone=null", f"experiment={row}")
         optim, schedule, train = config["optim"], config["schedule"], config["train"]
-        crop = config["input"]["train"]["crop"]
+        crop, num_warmup = config["input"]["train"]["crop"], schedule["num_warmup_steps"]
         return {
             "optimizer": optim["_target_"].rpartition(".")[2],
             "lr": optim["lr"],
             "length": (schedule["length"], schedule["unit"]),
             "drops": [round(schedule["length"] * m) for m in schedule["milestones"]],
-            "warmup": (schedule["num_warmup_steps"], schedule["warmup_factor"])[
-                : 1 + bool(schedule["num_warmup_steps"])
-            ],
+            "warmup": (num_warmup, schedule["warmup_factor"]) if num_warmup else None,
             "batch": train["batch_size"],
             "clip": train["clip_norm"],
             "multipliers": {"backbone": train["backbone_lr_multiplier"], **train["lr_multipliers"]},
@@ -77,7 +75,7 @@ def test_published_trainings() -> None:
     assert trained("faster_rcnn") == trained("cascade_rcnn") == detectron2
     assert trained("retinanet_backbone_resnet101") == {**detectron2, "lr": 0.01}
     detr = {
-        "optimizer": "AdamW", "lr": 1e-4, "length": (500, "epochs"), "drops": [400], "warmup": 0, "batch": 64,
+        "optimizer": "AdamW", "lr": 1e-4, "length": (500, "epochs"), "drops": [400], "warmup": None, "batch": 64,
         "clip": 0.1, "multipliers": {"backbone": 0.1}, "short_sides": 480, "crop": 0.5, "dropout": 0.1,
         "num_proposals": 100,
     }  # fmt: skip

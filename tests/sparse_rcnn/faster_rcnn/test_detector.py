@@ -10,11 +10,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sparse_rcnn.architecture import build
-from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.faster_rcnn.criterion import FasterRCNNCriterion
 from sparse_rcnn.faster_rcnn.detector import FasterRCNN
 from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.structures import Targets
 from sparse_rcnn.weights import load_detector, save_detector
 from tests.support.detectors import images_of, random_targets
 from tests.support.faster_rcnn import ALIGNED, GATHER, UNALIGNED, faster_rcnn_architecture, small_faster_rcnn
@@ -174,8 +175,10 @@ def test_proposals_that_are_not_finite_are_an_error(part: str, training: bool) -
         getattr(model.rpn.head, part).bias[0] = float("nan")
     images, sizes = images_of(SIZES_HW)
     name = "objectness" if part == "cls_logits" else "deltas"
-    with pytest.raises(NonFiniteError, match=f"proposals: NaN or infinity in {name}"):
+    with pytest.raises(NonFiniteError, match=f"^proposals: NaN or infinity in {name}") as caught:
         model(images, sizes, random_targets([1, 1], sizes, 4))
+    # A training adds its advice; a command that detects prints a user's mistake as one line.
+    assert isinstance(caught.value, UserError) != training
 
 
 def test_detections_that_are_not_finite_are_an_error() -> None:
@@ -257,3 +260,37 @@ def test_anchors_and_pyramid_have_as_many_levels() -> None:
     architecture["rpn"]["anchors"] |= {"sizes": [16], "strides": [4]}
     with pytest.raises(CheckpointError, match="rpn has anchors of 1 levels, the backbone has 5"):
         build(architecture)
+
+
+def test_micro_batches_add_up_where_their_samples_are_as_large() -> None:
+    # Every anchor that is an object is in the sample, so that its boxes are not a matter of chance.
+    architecture = faster_rcnn_architecture()
+    architecture["rpn"]["num_sampled_anchors"] = 100
+    torch.manual_seed(0)
+    model = build(architecture).train()
+    images, sizes = images_of([(96, 128)] * 4)
+    targets = random_targets([3, 0, 1, 2], sizes, 4)
+    criterion = FasterRCNNCriterion(0.0)
+    whole = criterion(model(images, sizes, targets), targets, sizes, (4.0,))
+    parts = []
+    for i in (0, 1), (2, 3):
+        rows = slice(i[0], i[1] + 1)
+        some = Targets(targets.boxes_xyxy_abs[rows], targets.labels[rows], targets.num_per_image[rows])
+        parts.append(criterion(model(images[rows], sizes[rows], some), some, sizes[rows], (4.0,)))
+    total = sum(part["loss_rpn_box"].item() for part in parts)
+    assert total == pytest.approx(whole["loss_rpn_box"].item(), rel=1e-5)
+
+
+def test_an_image_without_proposals_has_no_detections() -> None:
+    model = small_faster_rcnn()
+    with torch.no_grad():
+        model.rpn.head.bbox_pred.bias[0::4] = 1e6  # all far to the right of the image
+    images, sizes = images_of(SIZES_HW)
+    output = model.eval()(images, sizes)
+    assert output.rois.num_per_image == [0, 0]
+    assert [len(d) for d in model.detections(output, sizes, sizes)] == [0, 0]
+    targets = random_targets([2, 0], sizes, 4)
+    output = model.train()(images, sizes, targets)
+    assert output.rois.num_per_image == [2, 0], "the boxes themselves"
+    criterion = FasterRCNNCriterion(0.0)
+    assert criterion(output, targets, sizes, (2.0,)).total.isfinite()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,14 +11,15 @@ from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.faster_rcnn.detector import FasterRCNN
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.transfer import Transfer, apply_transfer, plan_transfer
-from tests.support.faster_rcnn import faster_rcnn_architecture, small_faster_rcnn
+from tests.support.faster_rcnn import UNALIGNED, faster_rcnn_architecture, small_faster_rcnn
 
 
-def take(given: FasterRCNN, names_in_file: list[str], names: list[str]) -> tuple[FasterRCNN, Transfer]:
+def take(given: FasterRCNN, names_in_file: list[str], names: list[str], **in_file: Any) -> tuple[FasterRCNN, Transfer]:
     model = small_faster_rcnn(seed=7, num_classes=len(names))
     categories = [{"id": i, "name": name} for i, name in enumerate(names_in_file)]
     architecture = faster_rcnn_architecture(num_classes=len(names))
-    card = ModelCard(architecture, categories, short_side=64, max_long_side=96)
+    in_file_too = faster_rcnn_architecture(num_classes=len(names_in_file), **in_file)
+    card = ModelCard(in_file_too, categories, short_side=64, max_long_side=96)
     shapes = {n: tuple(t.shape) for n, t in given.state_dict().items()}
     plan = plan_transfer(model, architecture, names, shapes, card, "w.safetensors")
     apply_transfer(model, plan, given.state_dict(), "w.safetensors")
@@ -51,3 +54,11 @@ def test_other_classes_leave_the_background_alone() -> None:
 def test_a_file_with_more_rows_than_its_classes_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"names 3 classes, its roi_heads.box_predictor\S+ has \d+ rows, not \d+"):
         take(small_faster_rcnn(num_classes=2), ["cat", "dog", "cow"], ["cat"])
+
+
+def test_poolers_and_anchors_that_differ_are_said() -> None:
+    names = ["cat", "dog"]
+    _, plan = take(small_faster_rcnn(num_classes=2), names, names, roi_pooler=UNALIGNED, strides=None)
+    assert "model.roi_pooler.aligned is True here and False in the file" in plan.notes
+    assert "model.rpn.anchors.strides is [4, 8, 16, 32, 64] here and None in the file" in plan.notes
+    assert len(plan.notes) == 2
