@@ -14,7 +14,7 @@ from experiments.cli.hydra_entry import CONF_DIR
 from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_cli
 from experiments.cli.overrides import readable_overrides
 from experiments.config import schema
-from experiments.config.rows import compose_row
+from experiments.config.rows import compose_row, detector_of_row
 from experiments.sweep import hydra_plugins
 from sparse_rcnn.data.findings import counted
 from sparse_rcnn.errors import UserError
@@ -42,7 +42,8 @@ baseline, which rows are equal, and what each costs:
              Heads are slower than their FLOPs say: expect too few hours for 12 stages or 500 proposals, too many for
              one stage. For other GPUs and for small models give another rate.
 
-Exit code 1 where a row does not compose or build; the others are shown.
+Exit code 1 where a row does not compose or build; the others are shown. With detector=NAME the rows are those of that
+detector.
 
 With data=... or data.KEY=... among the overrides, the data are checked in place of the rows: all annotations are read,
 all pictures decoded, and everything found is listed: missing and broken pictures, pictures of another size than their
@@ -169,6 +170,9 @@ def check_rows(
     if BASELINE not in names:
         raise UserError(f"{conf_dir / 'experiment'}: there is no {BASELINE}.yaml to compare the rows with")
     rows: list[CheckedRow] = []
+    chosen = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "detector"]
+    if chosen:
+        names = [name for name in names if detector_of_row(name, (str(conf_dir),)) == chosen[-1]]
     for name in [BASELINE, *(name for name in names if name != BASELINE)]:
         row = CheckedRow(name)
         try:

@@ -213,7 +213,7 @@ def _plain_rows(config: Mapping[str, Any], source: RowSource | None = None) -> l
     rows = []
     with _hydra(source) as folders:
         for name in _row_names(source, folders):
-            own = _detector_of_row(name, folders)
+            own = detector_of_row(name, folders)
             if name == config["experiment_name"] or detector is None or own in (None, detector):
                 row = _composed_row(config["recipe_name"], name, source, folders)
                 rows += [(name, row)] if row is not None else []
@@ -230,7 +230,7 @@ def _row_names(source: RowSource, folders: tuple[str, ...]) -> list[str]:
 
 
 @functools.cache
-def _detector_of_row(name: str, folders: tuple[str, ...]) -> str | None:
+def detector_of_row(name: str, folders: tuple[str, ...]) -> str | None:
     """The detector that a row's file chooses; None where the file alone does not tell.
 
     Composing takes a sixth of a second a row, which would be most of the start of a run.

@@ -55,8 +55,10 @@ def shorten(full: Sequence[Change]) -> list[Change]:
     """Changes for a reader, without those that follow from another one.
 
     A plain axis (`num_stages`) stands for the nodes that it reaches, and an exchanged class for its node's arguments:
-    those that only the new class has stand behind its name.
+    those that only the new class has stand behind its name, but for those of nodes within it. A list that differs in all
+    items is one change.
     """
+    full = _with_whole_lists(full)
     values = {change.key: (value_text(change.old), value_text(change.new)) for change in full}
     nodes = {change.key.removesuffix(f".{TARGET}"): change for change in full if change.key.endswith(f".{TARGET}")}
     shown = []
@@ -113,9 +115,27 @@ def texts(items: Iterable[Change]) -> list[str]:
 def _class_change(node: str, full: Sequence[Change]) -> Change:
     own = {c.key.removeprefix(f"{node}."): c for c in full if c.key.startswith(f"{node}.")}
     target = own[TARGET]
-    added = tuple((k, c.new) for k, c in own.items() if not k.endswith(TARGET) and c.old is ABSENT)
+    added = tuple((k, c.new) for k, c in own.items() if "." not in k and k != TARGET and c.old is ABSENT)
     old, new = (ClassName(t.rpartition(".")[2] if isinstance(t, str) else "none") for t in (target.old, target.new))
     return Change(node.rpartition(".")[2], old, ClassName(new.name, added))
+
+
+def _with_whole_lists(full: Sequence[Change]) -> list[Change]:
+    items: dict[str, list[Change]] = {}
+    for change in full:
+        name, bracket, _ = change.key.rpartition("[")
+        if bracket and change.key.endswith("]"):
+            items.setdefault(name, []).append(change)
+    whole: dict[str, Change] = {}
+    for name, parts in items.items():
+        by_index = {int(part.key[len(name) + 1 : -1]): part for part in parts}
+        if sorted(by_index) == list(range(len(by_index))) and len(by_index) > 1:
+            ordered = [by_index[i] for i in range(len(by_index))]
+            sides = ([p.old for p in ordered if p.old is not ABSENT], [p.new for p in ordered if p.new is not ABSENT])
+            old, new = (side or ABSENT for side in sides)
+            whole |= {part.key: Change(name, old, new) for part in parts}
+    merged = (whole.get(change.key, change) for change in full)
+    return list({change.key: change for change in merged}.values())
 
 
 def _is_flat(items: Sequence[Any]) -> bool:

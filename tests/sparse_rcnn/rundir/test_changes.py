@@ -53,6 +53,12 @@ def test_lists_of_scalars_may_stay_whole() -> None:
             [("a.head._target_", "x.Old", "New"), ("a.head.j", 1, ABSENT), ("a.head.k", ABSENT, 2), ("a.b", 1, 2)],
             ["head: Old -> New(k=2)", "a.b: 1 -> 2"],
         ),
+        (
+            [("a._target_", "x.Old", "New"), ("a.b.c", ABSENT, 2), ("a.w[0]", ABSENT, 3), ("a.w[1]", ABSENT, 4)],
+            ["a: Old -> New(w=[3, 4])"],
+        ),
+        ([("a[0]", 1, 3), ("a[1]", 2, 4), ("a[2]", 5, ABSENT)], ["a: [1, 2, 5] -> [3, 4]"]),
+        ([("a[1]", 2, 4), ("a[2]", 5, 6)], ["a[1]: 2 -> 4", "a[2]: 5 -> 6"]),
         ([("crop", None, ABSENT), ("crop._target_", ABSENT, "x.Crop")], ["crop: none -> Crop"]),
     ],
 )
