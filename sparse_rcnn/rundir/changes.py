@@ -55,8 +55,8 @@ def shorten(full: Sequence[Change]) -> list[Change]:
     """Changes for a reader, without those that follow from another one.
 
     A plain axis (`num_stages`) stands for the nodes that it reaches, and an exchanged class for its node's arguments:
-    those that only the new class has stand behind its name, but for those of nodes within it. A list that differs in all
-    items is one change.
+    those that only the new class has stand behind its name, but for those of nodes within it. A list that differs in
+    all items is one change.
     """
     full = _with_whole_lists(full)
     values = {change.key: (value_text(change.old), value_text(change.new)) for change in full}
