@@ -63,12 +63,12 @@ LAYERS = [
         "data.records", "data.image_headers",
         "detr.matcher", "detr.output", "retinanet.criterion",
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",
-        "faster_rcnn.proposal_network", "faster_rcnn.criterion", "cascade_rcnn.criterion",
+        "faster_rcnn.proposal_network", "faster_rcnn.criterion",
     ],
     [
         "data.box_column", "detr.criterion", "detr.postprocess",
         "deformable_detr.postprocess", "deformable_detr.decoder",
-        "deformable_detr.criterion", "deformable_detr.released_names",
+        "deformable_detr.criterion", "deformable_detr.released_names", "cascade_rcnn.criterion",
     ],
     [
         "data.annotation_columns", "detr.released_checkpoints", "released_classes",

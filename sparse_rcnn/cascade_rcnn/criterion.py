@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sparse_rcnn.cascade_rcnn.output import CascadeOutput
-from sparse_rcnn.criterion import Criterion, Losses, Share
+from sparse_rcnn.criterion import Losses, Share
+from sparse_rcnn.faster_rcnn.criterion import FasterRCNNCriterion
 from sparse_rcnn.faster_rcnn.losses import anchor_losses, roi_losses
-from sparse_rcnn.matcher import check_not_negative
 from sparse_rcnn.structures import Targets
 
 
-class CascadeRCNNCriterion(Criterion):
+class CascadeRCNNCriterion(FasterRCNNCriterion):
     """Cross-entropies and smooth L1 distances, all of weight 1, at every stage.
 
     The losses of proposals, which come before the stages, are in the entry of the first one. Micro-batches add up as
@@ -22,23 +23,13 @@ class CascadeRCNNCriterion(Criterion):
         smooth_l1_beta: of all box losses: 0 is L1 as Detectron2 has it.
     """
 
-    part_names = ("loss_objectness", "loss_rpn_box", "loss_class", "loss_box")
     has_stages = True
 
-    def __init__(self, smooth_l1_beta: float) -> None:
-        super().__init__()
-        check_not_negative(smooth_l1_beta=smooth_l1_beta)
-        self.smooth_l1_beta = smooth_l1_beta
-
-    def counts(self, targets: Targets) -> tuple[float, ...]:
-        """The number of images."""
-        return (len(targets),)
-
-    def forward(self, output: CascadeOutput, targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
+    def forward(self, output: Any, targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
         """Compare the samples that the detector drew.
 
         Args:
-            output: of the detector in training, which holds what is wanted of it.
+            output: a `CascadeOutput` of the detector in training, which holds what is wanted of it.
             targets: of the N images.
             image_sizes_hw: not used.
             share: the images of the whole step per process.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.faster_rcnn.losses import anchor_losses, roi_losses
-from sparse_rcnn.faster_rcnn.output import FasterRCNNOutput
 from sparse_rcnn.matcher import check_not_negative
 from sparse_rcnn.structures import Targets
 
@@ -34,11 +35,11 @@ class FasterRCNNCriterion(Criterion):
         """The number of images."""
         return (len(targets),)
 
-    def forward(self, output: FasterRCNNOutput, targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
+    def forward(self, output: Any, targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
         """Compare the samples that the detector drew.
 
         Args:
-            output: of the detector in training, which holds what is wanted of it.
+            output: a `FasterRCNNOutput` of the detector in training, which holds what is wanted of it.
             targets: of the N images.
             image_sizes_hw: not used.
             share: the images of the whole step per process.

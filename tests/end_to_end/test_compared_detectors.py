@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from sparse_rcnn.rundir.views import read_view, view_ids
 from sparse_rcnn.weights import save_detector
 from tests.support import training
 from tests.support.compared_detectors import DETECTORS, WITH_STAGES, overrides
-from tests.support.resumes import assert_same
+from tests.support.resumes import assert_same, die_in_last_step
 from tests.support.wandb_files import WANDB, hide_keys, records
 
 EXTRA = ("eval.every_epochs=1", "train.ema_decay=0.9")
@@ -62,18 +61,7 @@ def test_a_run_has_its_numbers_and_files(run: Path) -> None:
 
 def test_a_run_that_died_ends_as_one_that_did_not(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = overrides(row_of(run), tmp_path / "runs", *EXTRA)
-    real, calls = torch.optim.AdamW.step, []
-
-    def step(self: Any, *args: Any) -> Any:
-        calls.append(1)
-        if len(calls) == training.NUM_STEPS:
-            raise ZeroDivisionError("the power fails")
-        return real(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step)
-        with pytest.raises(ZeroDivisionError):
-            training.train(arguments)
+    die_in_last_step(arguments, monkeypatch)
     assert_same(training.train(arguments), run)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,16 @@ def assert_same(run: Path, expected: Path) -> None:
 
 def stopped_run(root: Path, monkeypatch: pytest.MonkeyPatch, *extra: str) -> Path:
     """A run that died of an exception in its last step, with the checkpoints of steps 2 and 4."""
+    die_in_last_step(training.overrides(root, *extra), monkeypatch)
+    run = training.only_run(root)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step_00000002", "step_00000004"]
+    assert training.status(run)["state"] == "failed"
+    assert training.status(run)["error"] == "ZeroDivisionError: the power fails"
+    return run
+
+
+def die_in_last_step(arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a training that ends with an exception in its last step."""
     real, calls = torch.optim.AdamW.step, []
 
     def step(self: Any, *args: Any) -> Any:
@@ -61,9 +72,4 @@ def stopped_run(root: Path, monkeypatch: pytest.MonkeyPatch, *extra: str) -> Pat
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(ZeroDivisionError):
-            training.train(training.overrides(root, *extra))
-    run = training.only_run(root)
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["step_00000002", "step_00000004"]
-    assert training.status(run)["state"] == "failed"
-    assert training.status(run)["error"] == "ZeroDivisionError: the power fails"
-    return run
+            training.train(arguments)
