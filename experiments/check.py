@@ -14,7 +14,8 @@ from experiments.cli.hydra_entry import CONF_DIR
 from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_cli
 from experiments.cli.overrides import readable_overrides
 from experiments.config import schema
-from experiments.config.rows import compose_row, detector_of_row
+from experiments.config.row_files import detector_of_row
+from experiments.config.rows import compose_row
 from experiments.sweep import hydra_plugins
 from sparse_rcnn.data.findings import counted
 from sparse_rcnn.errors import UserError
@@ -172,7 +173,8 @@ def check_rows(
     rows: list[CheckedRow] = []
     chosen = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "detector"]
     if chosen:
-        names = [name for name in names if detector_of_row(name, (str(conf_dir),)) == chosen[-1]]
+        default = compose_row(recipe, BASELINE, (), conf_dir)["detector"]["name"]
+        names = [name for name in names if detector_of_row(name, (str(conf_dir),), default) == chosen[-1]]
     for name in [BASELINE, *(name for name in names if name != BASELINE)]:
         row = CheckedRow(name)
         try:

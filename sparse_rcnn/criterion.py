@@ -42,10 +42,12 @@ class Criterion(nn.Module):
     Attributes:
         part_names: of the losses, in their order.
         has_stages: whether the parts have one entry for each stage of the detector.
+        output_kind: of the detectors whose output it reads. Empty: of any.
     """
 
     part_names: tuple[str, ...]
     has_stages: bool
+    output_kind: str = ""
 
     def counts(self, targets: Targets) -> tuple[float, ...]:
         """The divisors of sums over a micro-batch, of this micro-batch.

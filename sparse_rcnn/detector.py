@@ -37,6 +37,7 @@ class SparseRCNN(Detector):
 
     size_divisor = 32
     has_stages = True
+    output_kind = "stages"
     proposals: LearnedProposals
     pixel_std: Tensor
 

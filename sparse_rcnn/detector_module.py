@@ -27,6 +27,7 @@ class DetectorModule(nn.Module):
         backbone: images to maps; its ``bottom_up`` is the network that pretrained weights are of.
         size_divisor: H and W of a batch are its multiples; 1 pads to the largest image of the batch alone.
         has_stages: whether the output has several stages.
+        output_kind: the name of the kind of output; a criterion of the same kind reads it. Empty: any may.
         num_classes: K.
         max_detections: the largest number of detections of an image.
         activation_checkpointing: recompute parts of the forward pass in the backward pass: less memory, same numbers.
@@ -37,6 +38,7 @@ class DetectorModule(nn.Module):
     backbone: Any
     size_divisor: int
     has_stages: bool
+    output_kind: str = ""
     num_classes: int
     max_detections: int
     activation_checkpointing: bool

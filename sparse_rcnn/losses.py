@@ -26,6 +26,7 @@ class SetCriterion(Criterion):
 
     part_names = ("loss_class", "loss_l1", "loss_giou")
     has_stages = True
+    output_kind = "stages"
 
     def __init__(
         self,

@@ -29,6 +29,9 @@ def check_axes(config: Mapping[str, Any]) -> None:
     if "detector" not in config:
         return
     name, own = config["detector"]["name"], config["detector"]["axes"]
+    for axis in own:
+        if axis in config and config[axis] is None:
+            raise ConfigError(f"{axis}: detector={name} needs a value, got null")
     for axis, path in NODES.items():
         if axis not in own and _value(config, path) is not None:
             has = f"it has {', '.join(own)}" if own else "it has none of the ablations' axes"

@@ -61,7 +61,7 @@ def dry_build(config: Config) -> None:
     trial = with_num_classes(config, 1)
     with torch.device("meta"):
         model = build(trial, "model")
-    build_criterion(trial)
+    _check_kind(trial, model, build_criterion(trial))
     build_optimizer(trial, model)
     build(trial, "schedule")
     build_writers(trial, Path(trial["runs_root"]), "")
@@ -70,6 +70,14 @@ def dry_build(config: Config) -> None:
     if trial["data"]["generator"] is not None:
         build(trial, "data.generator")
     check_weights(trial, model)
+
+
+def _check_kind(config: Config, model: Detector, criterion: Criterion) -> None:
+    """Refuse a criterion that cannot read the detector's output."""
+    kinds = {getattr(part, "output_kind", "") for part in (model, criterion)} - {""}
+    if len(kinds) > 1:
+        names = [str(config[key]["_target_"]).rpartition(".")[2] for key in ("criterion", "model")]
+        raise ConfigError(f"criterion: {names[0]} does not read the output of {names[1]}; detector=... chooses both")
 
 
 def check_batch_size(config: Config, world_size: int) -> None:
@@ -91,6 +99,8 @@ def with_num_classes(config: Config, num_classes: int) -> Config:
     model = config["model"]
     if "num_classes" in inspect.signature(locate(model["_target_"], "model")).parameters:
         model = {**model, "num_classes": num_classes}
+    elif "stage" not in model:
+        raise ConfigError(f"model: {model['_target_']} takes no num_classes, and there is no model.stage that would")
     else:
         model = {**model, "stage": {**model["stage"], "num_classes": num_classes}}
     return {**config, "data": {**config["data"], "num_classes": num_classes}, "model": model}

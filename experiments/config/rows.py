@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.cli.hydra_entry import CONF_DIR, version_base
+from experiments.config.row_files import detector_of_row
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts
 from sparse_rcnn.rundir.identity import CONTENT_KEYS, compared_config
@@ -212,8 +212,9 @@ def _plain_rows(config: Mapping[str, Any], source: RowSource | None = None) -> l
     detector = config.get("detector", {}).get("name")
     rows = []
     with _hydra(source) as folders:
+        default = _default_detector(source, folders)
         for name in _row_names(source, folders):
-            own = detector_of_row(name, folders)
+            own = detector_of_row(name, folders, default)
             if name == config["experiment_name"] or detector is None or own in (None, detector):
                 row = _composed_row(config["recipe_name"], name, source, folders)
                 rows += [(name, row)] if row is not None else []
@@ -230,16 +231,16 @@ def _row_names(source: RowSource, folders: tuple[str, ...]) -> list[str]:
 
 
 @functools.cache
-def detector_of_row(name: str, folders: tuple[str, ...]) -> str | None:
-    """The detector that a row's file chooses; None where the file alone does not tell.
+def _default_detector(source: RowSource, folders: tuple[str, ...]) -> str | None:
+    """The detector of a primary config as it stands; None where that does not compose."""
+    from hydra import compose
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
-    Composing takes a sixth of a second a row, which would be most of the start of a run.
-    """
-    files = [path for folder in folders if (path := Path(folder) / "experiment" / f"{name}.yaml").is_file()]
-    if len(files) != 1:
+    try:
+        return str(compose(source.config_name, overrides=list(source.overrides)).detector.name)
+    except (HydraException, OmegaConfBaseException):
         return None
-    chosen = re.findall(r"^ *- override /detector: *([\w-]+) *$", files[0].read_text(), re.MULTILINE)
-    return chosen[0] if len(chosen) == 1 else None
 
 
 @functools.cache

@@ -172,6 +172,7 @@ class ScaleConfig:
     dim_feedforward: int = MISSING
     dim_feedforward_narrow: int = MISSING  # where a paper has half of it
     single_map_level: int = MISSING  # of the map of a detector that reads one alone; its stride is 2^level
+    norm_first: bool = MISSING  # of DETR's layers
     dim_dynamic: int = MISSING
     sampling_ratio: int = MISSING  # of RoI pooling
     dim_fc: int = MISSING
@@ -180,6 +181,7 @@ class ScaleConfig:
     num_proposals: dict[str, int] = MISSING  # paper_100, paper_300, paper_500
     proposals: ProposalScaleConfig = MISSING
     length: dict[str, int] = MISSING  # of a training of 300 and 500 epochs: paper_300, paper_500
+    length_unit: str = MISSING  # steps | epochs
     milestones: dict[str, list[float]] = MISSING  # of its schedule, likewise
 
 

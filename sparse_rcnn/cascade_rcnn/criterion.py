@@ -24,6 +24,7 @@ class CascadeRCNNCriterion(FasterRCNNCriterion):
     """
 
     has_stages = True
+    output_kind = "cascade"
 
     def forward(self, output: Any, targets: Targets, image_sizes_hw: Tensor, share: Share) -> Losses:
         """Compare the samples that the detector drew.

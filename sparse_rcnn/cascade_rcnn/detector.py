@@ -52,6 +52,7 @@ class CascadeRCNN(ProposalDetector):
     """
 
     has_stages = True
+    output_kind = "cascade"
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ class DeformableDETRCriterion(SetCriterion):
     `FocalQueryMatcher`.
     """
 
+    output_kind = "sigmoid_queries"
+
     def _stacked_boxes(self, output: Sequence[QueryBoxes]) -> Tensor:
         return torch.stack([o.boxes_cxcywh_norm for o in output])
 

@@ -53,6 +53,8 @@ class DeformableDETR(QueryDetector):
         pixel_mean, pixel_std: of RGB in 0..255 (semantics.md#input).
     """
 
+    output_kind = "sigmoid_queries"
+
     def __init__(
         self,
         num_classes: int,

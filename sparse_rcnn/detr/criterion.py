@@ -32,6 +32,7 @@ class DETRCriterion(Criterion):
 
     part_names = ("loss_class", "loss_l1", "loss_giou")
     has_stages = True
+    output_kind = "softmax_queries"
 
     def __init__(
         self,

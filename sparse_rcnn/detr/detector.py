@@ -39,6 +39,8 @@ class DETR(QueryDetector):
         activation_checkpointing: recompute the layers of the transformer in the backward pass; False at first.
     """
 
+    output_kind = "softmax_queries"
+
     def __init__(
         self,
         num_classes: int,

@@ -25,6 +25,7 @@ class FasterRCNNCriterion(Criterion):
 
     part_names = ("loss_objectness", "loss_rpn_box", "loss_class", "loss_box")
     has_stages = False
+    output_kind = "regions"
 
     def __init__(self, smooth_l1_beta: float) -> None:
         super().__init__()

@@ -42,6 +42,7 @@ class FasterRCNN(ProposalDetector):
     """
 
     has_stages = False
+    output_kind = "regions"
 
     def __init__(
         self,

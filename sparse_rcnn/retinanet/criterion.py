@@ -30,6 +30,7 @@ class RetinaNetCriterion(Criterion):
 
     part_names = ("loss_class", "loss_l1")
     has_stages = False
+    output_kind = "anchors"
 
     def __init__(
         self,

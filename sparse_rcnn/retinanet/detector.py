@@ -44,6 +44,7 @@ class RetinaNet(Detector):
 
     size_divisor = 32
     has_stages = False
+    output_kind = "anchors"
     pixel_std: Tensor
 
     def __init__(

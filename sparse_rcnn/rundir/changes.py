@@ -34,11 +34,16 @@ class ClassName:
 
 @dataclass(frozen=True)
 class Change:
-    """A dotted key and its two values; `ABSENT` where a configuration lacks the key."""
+    """A dotted key and its two values; `ABSENT` where a configuration lacks the key.
+
+    Attributes:
+        lists: of an item of lists that differ in every item, their key and both of them; `ABSENT` where there is none.
+    """
 
     key: str
     old: Any
     new: Any
+    lists: tuple[str, Any, Any] | None = None
 
     def __str__(self) -> str:
         return f"{self.key}: {value_text(self.old)} -> {value_text(self.new)}"
@@ -47,8 +52,15 @@ class Change:
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Change]:
     """The keys in which two configurations differ, sorted; 1 and 1.0 are equal."""
     flat_a, flat_b = flatten(a), flatten(b)
-    pairs = ((key, flat_a.get(key, ABSENT), flat_b.get(key, ABSENT)) for key in sorted({*flat_a, *flat_b}))
-    return [Change(key, old, new) for key, old, new in pairs if value_text(old) != value_text(new)]
+    whole_a, whole_b = flatten(a, whole_lists=True), flatten(b, whole_lists=True)
+    found = []
+    for key in sorted({*flat_a, *flat_b}):
+        old, new = flat_a.get(key, ABSENT), flat_b.get(key, ABSENT)
+        if value_text(old) != value_text(new):
+            name = key.rpartition("[")[0] if key.endswith("]") else ""
+            lists = (name, whole_a.get(name, ABSENT), whole_b.get(name, ABSENT))
+            found.append(Change(key, old, new, lists if name and _share_no_item(*lists[1:]) else None))
+    return found
 
 
 def shorten(full: Sequence[Change]) -> list[Change]:
@@ -58,7 +70,8 @@ def shorten(full: Sequence[Change]) -> list[Change]:
     those that only the new class has stand behind its name, but for those of nodes within it. A list that differs in
     all items is one change.
     """
-    full = _with_whole_lists(full)
+    merged = {change.lists[0] if change.lists else change.key: change for change in full}
+    full = [Change(*change.lists) if change.lists else change for change in merged.values()]
     values = {change.key: (value_text(change.old), value_text(change.new)) for change in full}
     nodes = {change.key.removesuffix(f".{TARGET}"): change for change in full if change.key.endswith(f".{TARGET}")}
     shown = []
@@ -120,22 +133,9 @@ def _class_change(node: str, full: Sequence[Change]) -> Change:
     return Change(node.rpartition(".")[2], old, ClassName(new.name, added))
 
 
-def _with_whole_lists(full: Sequence[Change]) -> list[Change]:
-    items: dict[str, list[Change]] = {}
-    for change in full:
-        name, bracket, _ = change.key.rpartition("[")
-        if bracket and change.key.endswith("]"):
-            items.setdefault(name, []).append(change)
-    whole: dict[str, Change] = {}
-    for name, parts in items.items():
-        by_index = {int(part.key[len(name) + 1 : -1]): part for part in parts}
-        if sorted(by_index) == list(range(len(by_index))) and len(by_index) > 1:
-            ordered = [by_index[i] for i in range(len(by_index))]
-            sides = ([p.old for p in ordered if p.old is not ABSENT], [p.new for p in ordered if p.new is not ABSENT])
-            old, new = (side or ABSENT for side in sides)
-            whole |= {part.key: Change(name, old, new) for part in parts}
-    merged = (whole.get(change.key, change) for change in full)
-    return list({change.key: change for change in merged}.values())
+def _share_no_item(old: Any, new: Any) -> bool:
+    sides = [side if isinstance(side, (list, tuple)) else [] for side in (old, new)]
+    return any(sides) and all(value_text(x) != value_text(y) for x, y in zip(*sides, strict=False))
 
 
 def _is_flat(items: Sequence[Any]) -> bool:

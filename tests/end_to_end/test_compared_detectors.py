@@ -72,6 +72,11 @@ def test_the_evaluate_command_gives_the_numbers_of_the_run(run: Path, tmp_path: 
     assert results is not None
     assert metrics[metric_keys.AP] == pytest.approx(results[metric_keys.AP], abs=1e-9)
     assert metric_keys.stages_in(metrics) == metric_keys.stages_in(results)
+    # An AP of 0 is soon equal.
+    found, expected = (json.loads((f / "detections.json").read_text()) for f in (tmp_path, run))
+    assert len(found) == len(expected) > 0
+    for key in ("score", "category_id", "image_id"):
+        np.testing.assert_allclose([d[key] for d in found], [d[key] for d in expected], rtol=1e-4, atol=1e-5)
 
 
 def test_the_predict_command_draws_and_writes(run: Path, tmp_path: Path) -> None:

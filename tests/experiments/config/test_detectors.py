@@ -110,6 +110,27 @@ def test_an_axis_that_a_detector_lacks_is_one_line(detector: str, axis: str) -> 
         checked(*overrides)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["num_stages=null"], r"^num_stages: detector=sparse_rcnn needs a value, got null$"),
+        (["criterion=retinanet"], r"^criterion: RetinaNetCriterion does not read the output of SparseRCNN; detector="),
+        (["detector=detr", "criterion=sparse_rcnn"], r"^criterion: SetCriterion does not read the output of DETR;"),
+        (["detector=detr", "criterion=deformable_detr"], r"^criterion: DeformableDETRCriterion does not read the"),
+        (["detector=retinanet", "+train.lr_multipliers.hed=0.1"], r"^train\.lr_multipliers: no .* 'hed' in its name$"),
+    ],
+)
+def test_parts_that_do_not_fit_are_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dry_build(checked(*overrides))
+
+
+@pytest.mark.parametrize("row", ["detr_epochs_300", "detr_without_position", "detr"])
+def test_rows_of_a_length_of_their_own_are_short_where_the_recipe_is(row: str) -> None:
+    schedule = checked("recipe=overfit", f"experiment={row}")["schedule"]
+    assert (schedule["length"], schedule["unit"]) == (300, "steps")
+
+
 def test_the_axes_of_a_detector_do_not_enter_identities() -> None:
     assert is_excluded("detector.name")
     assert is_excluded("detector.axes[0]")
@@ -178,6 +199,28 @@ def test_micro_batches_make_the_same_step(row: str, num_parts: int) -> None:
         if one.requires_grad:
             scale = one.grad.abs().max().item()
             torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=1e-5 * max(scale, 1e-2), msg=name)
+
+
+@pytest.mark.parametrize("row", DETECTORS)
+def test_checkpointing_keeps_less_for_the_backward_pass(row: str) -> None:
+    config = row_config(row)
+
+    def kept(checkpointing: bool) -> int:
+        model = new_detector(config).train()
+        model.activation_checkpointing = checkpointing
+        images, sizes = images_of(SIZES)
+        num_bytes = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal num_bytes
+            num_bytes += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(images, sizes, random_targets([3, 2], sizes, NUM_CLASSES))
+        return num_bytes
+
+    assert kept(True) < 0.9 * kept(False)
 
 
 @torch.no_grad()

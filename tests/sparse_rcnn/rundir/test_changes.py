@@ -53,14 +53,25 @@ def test_lists_of_scalars_may_stay_whole() -> None:
             [("a.head._target_", "x.Old", "New"), ("a.head.j", 1, ABSENT), ("a.head.k", ABSENT, 2), ("a.b", 1, 2)],
             ["head: Old -> New(k=2)", "a.b: 1 -> 2"],
         ),
-        (
-            [("a._target_", "x.Old", "New"), ("a.b.c", ABSENT, 2), ("a.w[0]", ABSENT, 3), ("a.w[1]", ABSENT, 4)],
-            ["a: Old -> New(w=[3, 4])"],
-        ),
-        ([("a[0]", 1, 3), ("a[1]", 2, 4), ("a[2]", 5, ABSENT)], ["a: [1, 2, 5] -> [3, 4]"]),
-        ([("a[1]", 2, 4), ("a[2]", 5, 6)], ["a[1]: 2 -> 4", "a[2]: 5 -> 6"]),
+        ([("a._target_", "x.Old", "New"), ("a.b.c", ABSENT, 2), ("a.w", ABSENT, 3)], ["a: Old -> New(w=3)"]),
         ([("crop", None, ABSENT), ("crop._target_", ABSENT, "x.Crop")], ["crop: none -> Crop"]),
     ],
 )
 def test_what_follows_from_another_change_is_shown_once(full: list[tuple[str, Any, Any]], shown: list[str]) -> None:
     assert texts(shorten([Change(*change) for change in full])) == shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "shown"),
+    [
+        ({"m": [1, 2, 5]}, {"m": [3, 4]}, ["m: [1, 2, 5] -> [3, 4]"]),
+        ({"m": [1, 2]}, {"m": [1, 2, 3]}, ["m[2]: (absent) -> 3"]),
+        ({"m": [0.5, 0.65, 0.75]}, {"m": [0.6, 0.7, 0.75]}, ["m[0]: 0.5 -> 0.6", "m[1]: 0.65 -> 0.7"]),
+        ({"m": [1, 2]}, {"m": [2, 1]}, ["m: [1, 2] -> [2, 1]"]),
+        ({"a": {"_target_": "x.Old"}}, {"a": {"_target_": "x.New", "w": [3, 4]}}, ["a: Old -> New(w=[3, 4])"]),
+        ({"m": [{"k": 1}]}, {"m": [{"k": 2}]}, ["m[0].k: 1 -> 2"]),
+        ({"m": [1]}, {"m": None}, ["m: [1] -> null"]),
+    ],
+)
+def test_lists_that_share_no_item_are_one_change(old: dict[str, Any], new: dict[str, Any], shown: list[str]) -> None:
+    assert texts(shorten(changes(old, new))) == shown
