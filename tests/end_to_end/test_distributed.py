@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sparse_rcnn.data.batching import AspectRatioBatchSampler
-from tests.support import training
+from tests.support import compared_detectors, training
 from tests.support.drivers import at_step, patched_driver
 
 # A small rate, so that rounding does not grow: what is compared is the arithmetic, not the chaos of training.
@@ -68,6 +68,28 @@ def test_two_processes_with_moving_average_and_workers(tmp_path: Path, slurm: bo
     extra = (*STEADY, "train.ema_decay=0.9", "data.num_workers=1", "train.channels_last=true")
     two = together(training.overrides(tmp_path / "two", *extra), tmp_path / "two", slurm=slurm)
     assert_as_one(two, training.train(training.overrides(tmp_path / "one", *extra)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["retinanet", "detr", "deformable_detr"])
+def test_two_processes_train_a_compared_detector_as_one(row: str, tmp_path: Path) -> None:
+    two = together(compared_detectors.overrides(row, tmp_path / "two", *STEADY), tmp_path / "two")
+    one = training.train(compared_detectors.overrides(row, tmp_path / "one", *STEADY))
+    together_losses, alone = training.losses(two), training.losses(one)
+    for step in (1, 2, 3):
+        for name, value in alone[step].items():
+            rel = 1e-3 if name == "train/optim/grad_norm" else 1e-5
+            assert together_losses[step][name] == pytest.approx(value, rel=rel, abs=1e-7), (step, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["faster_rcnn", "cascade_rcnn"])
+def test_two_processes_train_a_detector_that_samples(row: str, tmp_path: Path) -> None:
+    """They draw other samples than one: the same to no digit, but of the same size."""
+    two = together(compared_detectors.overrides(row, tmp_path / "two", *STEADY), tmp_path / "two")
+    one = training.train(compared_detectors.overrides(row, tmp_path / "one", *STEADY))
+    for step, losses in training.losses(one).items():
+        assert training.losses(two)[step]["train/loss/total"] == pytest.approx(losses["train/loss/total"], rel=0.3)
 
 
 @pytest.mark.slow
