@@ -41,8 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     released = parser.add_argument_group("from .pth, what the release does not say")
     released.add_argument(
         "--categories", metavar="JSON", type=user_path,
-        help="COCO annotation file whose categories, sorted by id, are the classes; of a checkpoint with an output for "
-        "every id, the outputs of these ids (default: COCO's for 80 classes and for 91, else class_0, class_1 ...)",
+        help="COCO annotation file whose categories, sorted by id, are the classes; fewer than those of a checkpoint "
+        "with an output for every id, the outputs of these ids (default: COCO's for 80 classes and where "
+        "there is an output for every id up to 90, else class_0, class_1 ...)",
     )  # fmt: skip
     released.add_argument("--short-side", type=int, default=800, metavar="N", help="pixels images are resized to (800)")
     released.add_argument("--max-long-side", type=int, default=1333, metavar="N", help="but no longer than this (1333)")
@@ -106,6 +107,7 @@ def is_ours(path: Path) -> bool:
 
 def convert_released(args: argparse.Namespace) -> str:
     """Write the weights file for a released checkpoint and return its description."""
+    from sparse_rcnn.released_classes import COCO_IDS
     from sparse_rcnn.released_formats import format_of_file
     from sparse_rcnn.weights import ModelCard, save_weights
 
@@ -124,7 +126,8 @@ def convert_released(args: argparse.Namespace) -> str:
     tensors, architecture, categories = with_classes(args.categories, layout, tensors, architecture)
     card = ModelCard(architecture, categories, args.short_side, args.max_long_side)
     save_weights(tensors, card, args.output)
-    return layout.describe(architecture)
+    is_taken_for_coco = args.categories is None and [c["id"] for c in categories] == list(COCO_IDS)
+    return layout.describe(architecture) + (", those of COCO (--categories for others)" if is_taken_for_coco else "")
 
 
 def convert_ours(args: argparse.Namespace) -> str:
@@ -149,9 +152,15 @@ def convert_ours(args: argparse.Namespace) -> str:
     with naming(str(path)):
         layout = format_of_architecture(architecture)
         written = architecture
-        if layout.labels_are_ids and tuple(model.card.category_ids) == COCO_IDS:
-            state = spread_classes(state, model.class_tensors(), COCO_IDS, NUM_COCO_OUTPUTS)
-            written = architecture | {"num_classes": NUM_COCO_OUTPUTS}
+        is_coco = tuple(model.card.category_ids) == COCO_IDS
+        num_read_as_coco = {len(COCO_IDS)}
+        if layout.first_id is not None:
+            num_outputs = NUM_COCO_OUTPUTS - layout.first_id
+            num_read_as_coco.add(num_outputs)
+            if is_coco:
+                outputs = [category_id - layout.first_id for category_id in COCO_IDS]
+                state = spread_classes(state, model.class_tensors(), outputs, num_outputs)
+                written = architecture | {"num_classes": num_outputs}
         released = layout.write(state, written)
     buffer = io.BytesIO()  # torch.save into a file would report a full disk in a way of its own
     torch.save({"model": {name: tensor.contiguous() for name, tensor in released.items()}}, buffer)
@@ -161,6 +170,8 @@ def convert_ours(args: argparse.Namespace) -> str:
         for name, value in layout.settings_of(architecture).items()
         if value != layout.settings[name]
     ]
+    if not is_coco and model.num_classes in num_read_as_coco:
+        told.append("--categories with these classes")
     return layout.describe(architecture) + (f"; to convert it back, give {' '.join(told)}" if told else "")
 
 
@@ -186,6 +197,8 @@ def with_classes(
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[dict[str, Any]]]:
     """Tensors, architecture and categories, of all classes or, where there is one for every id, of the categories' ids.
 
+    As many categories as there are classes are these, in order. Fewer are chosen by their ids.
+
     Raises:
         DataError: the annotation file has other categories than the checkpoint has outputs.
     """
@@ -196,15 +209,41 @@ def with_classes(
 
     with torch.device("meta"):
         model = build(architecture)
-    ids: Sequence[int] | None = None
-    if layout.labels_are_ids and annotations is not None:
-        ids = [category_id for category_id, _ in _categories_of(annotations)]
-    elif layout.labels_are_ids and model.num_classes == NUM_COCO_OUTPUTS:
-        ids = COCO_IDS
-    if ids is None or len(ids) == model.num_classes or not 0 <= min(ids) <= max(ids) < model.num_classes:
-        return tensors, architecture, choose_categories(annotations, model.num_classes)
-    kept = keep_classes(tensors, model.class_tensors(), ids)
+    num_classes, ids = model.num_classes, None
+    if layout.first_id is not None:
+        if annotations is not None:
+            ids = ids_of_outputs(annotations, range(layout.first_id, layout.first_id + num_classes))
+        elif layout.first_id + num_classes == NUM_COCO_OUTPUTS:
+            ids = COCO_IDS
+    if layout.first_id is None or ids is None:
+        return tensors, architecture, choose_categories(annotations, num_classes)
+    kept = keep_classes(tensors, model.class_tensors(), [category_id - layout.first_id for category_id in ids])
     return kept, architecture | {"num_classes": len(ids)}, choose_categories(annotations, len(ids))
+
+
+def ids_of_outputs(annotations: Path, outputs: range) -> Sequence[int] | None:
+    """The ids of a file's categories, in order, where they are fewer than the outputs; None where they are not.
+
+    Raises:
+        DataError: one of the fewer is not the id of an output; names it.
+    """
+    from experiments.config.categories import category_ids
+    from sparse_rcnn.data.ids import id_key
+
+    ids = category_ids(annotations)
+    if len(ids.numbers) >= len(outputs):
+        return None
+    chosen: list[int] = []
+    for number in sorted(ids.numbers.tolist()):
+        key = id_key(ids.original(number))  # a text that is no number has one in its place
+        if not isinstance(key, int) or key not in outputs or key in chosen:
+            raise DataError(
+                f"{annotations} has {len(ids.numbers)} categories, the checkpoint {len(outputs)} classes: fewer are "
+                f"chosen by their ids, {outputs[0]} to {outputs[-1]}, and category id {ids.original(number)!r} is not "
+                "one of them; give as many categories as classes, in their order"
+            )
+        chosen.append(key)
+    return chosen
 
 
 def read_released(path: Path) -> dict[str, Any]:

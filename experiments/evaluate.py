@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def evaluate(args: argparse.Namespace, job: Job, model: Detector, world: World) -> None:
     """Detect, evaluate, print, write."""
-    from experiments.cli.naming import naming
+    from experiments.cli.naming import naming, naming_weights
     from experiments.run.detection import detect_all
     from experiments.run.evaluation_record import evaluate_stages
     from experiments.run.pictures import readable_pictures
@@ -150,7 +150,8 @@ def evaluate(args: argparse.Namespace, job: Job, model: Detector, world: World) 
     with naming("--backend"):
         evaluator = CocoEvaluator(CocoGroundTruth(dataset.coco), args.backend) if world.is_main else None
     started = time.perf_counter()
-    tables = detect_all(model, dataset, world, job.computation, last_only=not args.all_stages)
+    with naming_weights(args.path):
+        tables = detect_all(model, dataset, world, job.computation, last_only=not args.all_stages)
     if tables is None:
         return
     seconds = time.perf_counter() - started

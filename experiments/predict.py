@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not args.inputs:
         raise UserError("there is nothing to detect in: give images or folders, or --annotations and --images")
     pictures = plan_outputs(args.inputs, args.out)
-    from experiments.cli.naming import init_world_on
+    from experiments.cli.naming import init_world_on, naming_weights
     from sparse_rcnn.detector_base import Detector
     from sparse_rcnn.rundir.json_files import write_json_atomic
 
@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.stages and not model.has_stages:
         raise UserError(f"--stages: {args.path} is a {type(model).__name__}, which has no stages; leave it out")
     pixel_range = model.card.pixel_range if pixel_range is None else pixel_range
-    records = list(predict_files(model, pictures, args, pixel_range, max_megapixels))
+    with naming_weights(args.path):
+        records = list(predict_files(model, pictures, args, pixel_range, max_megapixels))
     num_unreadable = len(pictures) - len(records)
     if not records:
         raise UserError(f"none of the {len(pictures)} images could be read")
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapixels: float | None) -> None:
     """Detect in the images of a COCO file and write results.json, with its ids and of every score."""
-    from experiments.cli.naming import init_world_on
+    from experiments.cli.naming import init_world_on, naming_weights
     from experiments.run.detection import Computation, write_results
     from sparse_rcnn.detector_base import Detector
 
@@ -124,18 +125,19 @@ def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapix
         model = Detector.from_pretrained(args.path, trusted)
     assert model.card is not None
     path = args.out / "results.json"
-    number = write_results(
-        model,
-        args.annotations,
-        args.images,
-        path,
-        init_world_on(args.device, "--device"),
-        Computation(args.batch_size, args.num_workers, precision="fp32", channels_last=False),
-        args.score_threshold,
-        model.card.pixel_range if pixel_range is None else pixel_range,
-        max_megapixels,
-        args.skip_unreadable,
-    )
+    with naming_weights(args.path):
+        number = write_results(
+            model,
+            args.annotations,
+            args.images,
+            path,
+            init_world_on(args.device, "--device"),
+            Computation(args.batch_size, args.num_workers, precision="fp32", channels_last=False),
+            args.score_threshold,
+            model.card.pixel_range if pixel_range is None else pixel_range,
+            max_megapixels,
+            args.skip_unreadable,
+        )
     if number is not None:
         print(f"{number} detections as COCO results in {path}")
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from sparse_rcnn.boxes import whwh
 from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.detector_base import Detector
+from sparse_rcnn.finite import check_finite
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.proposals import LearnedProposals
@@ -101,6 +102,7 @@ class SparseRCNN(Detector):
         for stage in output:
             boxes_xyxy_abs = (stage.boxes_xyxy_abs.float() * scale).cpu()
             logits = stage.logits.float().cpu()
+            check_finite("detections", self.training, logits=logits, boxes=boxes_xyxy_abs)
             columns = zip(boxes_xyxy_abs, logits.sigmoid().amax(-1), logits.argmax(-1), strict=True)
             stages.append([Detections(*column) for column in columns])
         return stages

@@ -65,7 +65,7 @@ class Detector(DetectorModule):
 
         Raises:
             DataError: an image cannot be read.
-            UserError: no image, or a model without a card.
+            UserError: no image, a model without a card, or one that predicts NaN or infinity.
         """
         if isinstance(images, (list, tuple)):
             return predict(self, images, score_threshold, batch_size, pixel_range, max_megapixels)

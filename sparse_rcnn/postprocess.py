@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.boxes import whwh
+from sparse_rcnn.finite import finite_on_host
 from sparse_rcnn.structures import Detections, StageOutput
 
 
@@ -20,6 +21,9 @@ def select_detections(output: StageOutput, image_sizes_hw: Tensor, original_size
         output: logits (N, P, K) and boxes (N, P, 4) in resized pixels.
         image_sizes_hw: (N, 2) resized, unpadded sizes.
         original_sizes_hw: (N, 2) sizes to scale to.
+
+    Raises:
+        NonFinitePredictionError: logits or boxes are not finite.
     """
     num_proposals, num_classes = output.logits.shape[1:]
     scores, index = output.logits.float().sigmoid().flatten(1).topk(num_proposals, dim=1)
@@ -29,7 +33,8 @@ def select_detections(output: StageOutput, image_sizes_hw: Tensor, original_size
     limit = whwh(original_sizes_hw)[:, None]
     boxes = boxes * (limit / whwh(image_sizes_hw)[:, None])
     boxes = torch.minimum(boxes.clamp(min=0), limit)
-    packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2).cpu()
+    packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2)
+    packed = finite_on_host("detections", packed, logits=output.logits, boxes=output.boxes_xyxy_abs)
     detections = []
     for rows in packed:
         kept = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou, whwh, xyxy_to_cxcywh
+from sparse_rcnn.finite import finite_on_host
 from sparse_rcnn.matcher import Matches
 from sparse_rcnn.structures import Detections, Targets
 
@@ -40,10 +41,14 @@ def best_class_of_queries(output: QueryBoxes, original_sizes_hw: Tensor) -> list
     Args:
         output: of the N images.
         original_sizes_hw: (N, 2) sizes to scale to.
+
+    Raises:
+        NonFinitePredictionError: logits or boxes are not finite.
     """
     scores, labels = output.class_probabilities.max(-1)
     boxes = output.boxes_xyxy_abs(original_sizes_hw)
-    packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2).cpu()
+    packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2)
+    packed = finite_on_host("detections", packed, logits=output.logits, boxes=output.boxes_cxcywh_norm)
     return [Detections(rows[:, :4], rows[:, 4], rows[:, 5].to(torch.int64)) for rows in packed]
 
 

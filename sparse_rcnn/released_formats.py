@@ -29,13 +29,14 @@ class ReleasedFormat:
         target: the class of ours that it becomes.
         settings: what its tensors cannot say, by the names of our constructors, with the values that are taken for
             granted.
-        labels_are_ids: whether its classes may be the ids of categories, some of which do not exist.
+        first_id: of its first class, where its classes may be the ids of categories, some of which do not exist; None
+            where they are not.
     """
 
     name: str
     target: str
     settings: ClassVar[Settings] = {}
-    labels_are_ids = False
+    first_id: ClassVar[int | None] = None
 
     def recognises(self, state: State) -> bool:
         """Whether a state dict is of this layout, or would be if it were whole."""
@@ -94,7 +95,7 @@ class DETRFormat(ReleasedFormat):
     name = "DETR"
     target = "sparse_rcnn.detr.detector.DETR"
     settings: ClassVar[Settings] = {"dilation": False, "num_heads": 8, "with_position": True}
-    labels_are_ids = True
+    first_id = 0
 
     def recognises(self, state: State) -> bool:
         return "transformer.decoder.layers.0.multihead_attn.in_proj_weight" in _without_prefix(state)
@@ -126,7 +127,7 @@ class DeformableDETRFormat(ReleasedFormat):
     name = "Deformable DETR"
     target = "sparse_rcnn.deformable_detr.detector.DeformableDETR"
     settings: ClassVar[Settings] = {"num_heads": 8}
-    labels_are_ids = True
+    first_id = 0
 
     def recognises(self, state: State) -> bool:
         return any(name.startswith("transformer.") and ".sampling_offsets." in name for name in state)
@@ -148,7 +149,7 @@ class TorchvisionRetinaNetFormat(ReleasedFormat):
     name = "RetinaNet of torchvision"
     target = "sparse_rcnn.retinanet.detector.RetinaNet"
     settings: ClassVar[Settings] = {"norm_eps": retinanet.COCO_V1_NORM_EPS}
-    labels_are_ids = True
+    first_id = 0
 
     def recognises(self, state: State) -> bool:
         return retinanet.is_torchvision_retinanet(state)
@@ -164,6 +165,7 @@ class TorchvisionFasterRCNNFormat(ReleasedFormat):
     name = "Faster R-CNN of torchvision"
     target = "sparse_rcnn.faster_rcnn.detector.FasterRCNN"
     settings: ClassVar[Settings] = {"norm_eps": 0.0}
+    first_id = 1  # 0 is the background
 
     def recognises(self, state: State) -> bool:
         return faster_rcnn.is_torchvision_faster_rcnn(state)

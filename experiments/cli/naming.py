@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_rcnn.errors import UserError
@@ -31,6 +32,17 @@ def naming_rates() -> Iterator[None]:
         yield
     except NonFiniteError as error:
         raise NonFiniteError(f"{error}; the keys are optim.lr and schedule.num_warmup_steps") from error
+
+
+@contextmanager
+def naming_weights(path: Path) -> Iterator[None]:
+    """Put the weights file or run directory before the error of a detector that predicts NaN or infinity."""
+    from sparse_rcnn.finite import NonFinitePredictionError
+
+    try:
+        yield
+    except NonFinitePredictionError as error:
+        raise NonFinitePredictionError(f"{path}: {error}") from error
 
 
 @contextmanager

@@ -34,12 +34,14 @@ from sparse_rcnn.distributed import World
 from sparse_rcnn.engine import Learner, LoopSettings, train_steps
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
+from sparse_rcnn.finite import NonFinitePredictionError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
+from sparse_rcnn.matcher import NonFiniteError
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.writer import RunDirectory
 from sparse_rcnn.runlog import JsonlWriter, Writer
-from sparse_rcnn.step_log import StepLog
+from sparse_rcnn.step_log import StepLog, with_advice
 from sparse_rcnn.weights import save_detector
 
 
@@ -224,24 +226,27 @@ class Training:
         self._checkpoints.save(self.model, self.model.card, state)
 
     def evaluate(self, final: bool = False) -> Evaluation | None:
-        """Evaluate every stage; on rank 0 the evaluation, None elsewhere or where it exists already."""
+        """Evaluate every stage; on rank 0 the evaluation, None elsewhere or where it exists already.
+
+        Raises:
+            NonFiniteError: the detector has diverged.
+        """
         world, settings = self.learner.world, self.config["eval"]
         exists = self._directory is not None and (self._path / layout.evaluation_file(self.step)).exists()
         if not final and world.broadcast(exists):
             return None
-        tables = detect(
-            self.evaluated_model,
-            eval_batches(
-                self.val_set,
-                settings["batch_size"],
-                self.config["data"]["num_workers"],
-                world,
-                self.evaluated_model.size_divisor,
-            ),
-            self.val_set.category_ids,
+        batches = eval_batches(
+            self.val_set,
+            settings["batch_size"],
+            self.config["data"]["num_workers"],
             world,
-            self.settings.precision,
+            self.evaluated_model.size_divisor,
         )
+        try:
+            tables = detect(self.evaluated_model, batches, self.val_set.category_ids, world, self.settings.precision)
+        except NonFinitePredictionError as error:
+            lr = self.learner.optimizer.param_groups[0]["lr"]
+            raise NonFiniteError(with_advice(f"evaluation: {error.fault}", self.step, lr)) from error
         if tables is None:
             return None
         assert self._directory is not None

@@ -11,12 +11,12 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.faster_rcnn.backbone import PooledFPNBackbone
-from sparse_rcnn.faster_rcnn.finite import check_finite
 from sparse_rcnn.faster_rcnn.output import FasterRCNNOutput, RoIOutput
 from sparse_rcnn.faster_rcnn.postprocess import to_original
 from sparse_rcnn.faster_rcnn.proposal_detector import ProposalDetector, sizes_of
 from sparse_rcnn.faster_rcnn.proposal_network import ProposalNetwork
 from sparse_rcnn.faster_rcnn.settings import check_box_weights, check_fractions, check_positive
+from sparse_rcnn.finite import check_finite
 from sparse_rcnn.structures import Detections, Targets
 
 

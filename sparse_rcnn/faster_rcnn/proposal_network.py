@@ -10,9 +10,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from sparse_rcnn.faster_rcnn.anchors import StridedAnchors
-from sparse_rcnn.faster_rcnn.finite import check_finite
 from sparse_rcnn.faster_rcnn.output import SampledAnchors
 from sparse_rcnn.faster_rcnn.settings import check_fractions, check_positive
+from sparse_rcnn.finite import check_finite
 
 
 class ProposalNetwork(RegionProposalNetwork):

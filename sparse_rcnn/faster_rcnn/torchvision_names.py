@@ -11,11 +11,9 @@ from torch import Tensor
 
 from sparse_rcnn.architecture import build
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
-from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.state_dicts import misfits
 
-NUM_COCO_OUTPUTS = 91  # background and the ids 1 to 90, of which ten are not categories
 _SIGNS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
 _NOT_OURS = {
     "roi_heads.mask_": "a Mask R-CNN",
@@ -36,8 +34,8 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The ``model`` description of a state dict of torchvision's ``fasterrcnn_resnet50_fpn``.
 
     Depth, widths and classes are read off; what leaves no trace in the tensors is as in torchvision's constructor, RoI
-    pooling without the half-pixel shift and the strides of the anchors included. Where there are 91 outputs the classes
-    are the 80 categories of COCO.
+    pooling without the half-pixel shift and the strides of the anchors included. All outputs but the first, the
+    background, are classes: those of the released file are the ids 1 to 90 of COCO, of which ten are not categories.
 
     Raises:
         CheckpointError: another kind of model; or names the first tensor that is missing or of an impossible shape.
@@ -52,7 +50,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
         raise CheckpointError(f"rpn.head.cls_logits.weight has {num_anchors} anchors per cell, 3 expected")
     return {
         "_target_": "sparse_rcnn.faster_rcnn.detector.FasterRCNN",
-        "num_classes": len(COCO_CATEGORIES) if num_outputs == NUM_COCO_OUTPUTS else num_outputs - 1,
+        "num_classes": num_outputs - 1,
         "backbone": {
             "_target_": "sparse_rcnn.faster_rcnn.backbone.PooledFPNBackbone",
             "hidden_dim": hidden_dim,
@@ -104,8 +102,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
 def to_ours(state: Mapping[str, Tensor], norm_eps: float = _FIRST_NORM_EPS) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A state dict of torchvision's by our names, and the architecture that it holds.
 
-    Of 91 outputs, background and those of the 80 categories of COCO remain, as classes in the order of their ids: the
-    logits are the same, their softmax loses what the model gave to ids that do not exist.
+    All outputs remain: class k is torchvision's label k + 1.
 
     Args:
         state: of version 1, in the layout of the released file or that of a model of today.
@@ -120,8 +117,6 @@ def to_ours(state: Mapping[str, Tensor], norm_eps: float = _FIRST_NORM_EPS) -> t
     with torch.device("meta"):
         wanted = build(architecture).state_dict()
     ours = {our_name(name): tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
-    if len(state[_PREDICTOR + "cls_score.weight"]) == NUM_COCO_OUTPUTS:
-        ours |= _coco_rows(ours)
     if problems := misfits(wanted, ours):
         raise CheckpointError(f"not a checkpoint of torchvision's fasterrcnn_resnet50_fpn: {problems}")
     return _with_our_eps(ours, norm_eps), architecture
@@ -132,16 +127,6 @@ def our_name(name: str) -> str:
     name = re.sub(r"^backbone\.body\.", "backbone.bottom_up.", name)
     name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
     return re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
-
-
-def _coco_rows(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    outputs = torch.tensor([0, *(category_id for category_id, _ in COCO_CATEGORIES)])
-    kept = {}
-    for name in (n for n in state if n.startswith(_PREDICTOR)):
-        width = state[name].shape[0] // NUM_COCO_OUTPUTS  # 1 of the classes, 4 of the boxes
-        rows = (outputs[:, None] * width + torch.arange(width)).flatten()
-        kept[name] = state[name][rows]
-    return kept
 
 
 def _with_our_eps(state: Mapping[str, Tensor], norm_eps: float) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms
 
 from sparse_rcnn.boxes import whwh
+from sparse_rcnn.finite import finite_on_host
 from sparse_rcnn.retinanet.output import AnchorOutput
 from sparse_rcnn.structures import Detections
 
@@ -28,7 +29,7 @@ def detections_of_anchors(
 
     As torchvision does it: of the scores of each level the best, as far as they are above the threshold; boxes are
     decoded in float32, clipped to the unpadded resized image, suppressed class by class, cut to the best and scaled.
-    Boxes without width or height are dropped at the end, as in Detectron2, and so are those that are not finite.
+    Boxes without width or height are dropped at the end, as in Detectron2.
 
     Args:
         output: of N images.
@@ -37,14 +38,17 @@ def detections_of_anchors(
         num_candidates: scores of a level that go on to NMS.
         nms_threshold: a box goes where its IoU with a better one of its class is above it.
         max_detections: of an image.
+
+    Raises:
+        NonFinitePredictionError: logits or deltas are not finite.
     """
     scores, labels, boxes = _candidates(output, num_candidates)
     limit = whwh(image_sizes_hw)[:, None]
     boxes = torch.minimum(boxes.clamp(min=0), limit)
-    # NaN is not above the threshold, and no box with NaN reaches NMS.
-    is_candidate = (scores > score_threshold) & boxes.isfinite().all(-1)
+    is_candidate = scores > score_threshold
+    counts = finite_on_host("detections", is_candidate.sum(1), logits=output.logits, deltas=output.deltas)
     rows = torch.cat((boxes, scores[..., None], labels[..., None].to(boxes)), dim=2)
-    of_images = rows[is_candidate].split(is_candidate.sum(1).tolist())
+    of_images = rows[is_candidate].split(counts.tolist())
     kept = [r[batched_nms(r[:, :4], r[:, 4], r[:, 5], nms_threshold)[:max_detections]] for r in of_images]
     detections = []
     scale = whwh(original_sizes_hw) / whwh(image_sizes_hw)

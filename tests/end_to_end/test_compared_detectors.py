@@ -15,6 +15,7 @@ from analysis.__main__ import main as analyse
 from experiments import evaluate, predict
 from sparse_rcnn.data.image import read_image
 from sparse_rcnn.detector_base import Detector
+from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import metric_keys
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.views import read_view, view_ids
@@ -89,6 +90,35 @@ def test_the_predict_command_draws_and_writes(run: Path, tmp_path: Path) -> None
         with Image.open(tmp_path / "out" / record["picture"]) as picture:
             assert picture.size[0] * record["height"] == picture.size[1] * record["width"]
     assert sum(len(record["scores"]) for record in records_) > 0
+
+
+def test_commands_refuse_weights_of_a_training_that_diverged(run: Path, tmp_path: Path) -> None:
+    detector = Detector.from_pretrained(run)
+    assert detector.card is not None
+    layer = next(n for n in reversed(list(detector.class_tensors())) if n.endswith("bias") and "bbox" not in n)
+    with torch.no_grad():
+        detector.get_parameter(layer)[0] = math.nan
+    path = str(tmp_path / "nan.safetensors")
+    save_detector(detector, detector.card, Path(path))
+    message = (
+        r"nan\.safetensors: (detections|stage \d): NaN or infinity in logits: "
+        r"take weights of a training that did not diverge, and finite images$"
+    )
+    val = training.data_root() / "val"
+    with pytest.raises(UserError, match=message):
+        predict.main([path, str(val), "--out", str(tmp_path / "out")])
+    given = ["--annotations", str(training.data_root() / "instances_val.json"), "--images", str(val)]
+    for command in (predict, evaluate):
+        with pytest.raises(UserError, match=message):
+            command.main([path, *given, "--num-workers", "0", "--out", str(tmp_path / "out")])
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_training_that_diverged_in_its_last_step_is_one_line(run: Path, tmp_path: Path) -> None:
+    arguments = overrides(row_of(run), tmp_path, "optim.lr=1e38", "schedule.length=1", "schedule.num_warmup_steps=0")
+    with pytest.raises(UserError, match=r"^evaluation: \w+: NaN or infinity in \w+ at step 1 with lr \S+: lower the"):
+        training.train(arguments)
+    assert training.status(training.only_run(tmp_path))["state"] == "failed"
 
 
 def test_views_are_those_of_the_saved_detector(run: Path) -> None:

@@ -93,6 +93,9 @@ def test_classes_and_sizes_as_asked_for(released: Path, tmp_path: Path) -> None:
     instances.write_text(json.dumps({"categories": categories[:2]}))
     with pytest.raises(DataError, match=r"instances.json has 2 categories, the checkpoint 3 classes"):
         run(released, tmp_path / "p.safetensors", "--categories", instances)
+    instances.write_text(json.dumps({"categories": []}))
+    with pytest.raises(DataError, match=r"^\S+instances\.json has no categories$"):
+        run(released, tmp_path / "p.safetensors", "--categories", instances)
     instances.write_text("{")
     with pytest.raises(DataError, match=r"instances.json is not valid JSON"):
         run(released, tmp_path / "p.safetensors", "--categories", instances)

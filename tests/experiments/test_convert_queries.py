@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments import convert as command
 from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
-from sparse_rcnn.errors import CheckpointError, UserError
+from sparse_rcnn.errors import CheckpointError, DataError, UserError
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.query_detector import QueryDetector
 from sparse_rcnn.released_formats import format_of_architecture
@@ -97,20 +97,59 @@ def test_categories_choose_the_outputs_of_their_ids(tmp_path: Path) -> None:
     torch.save({"model": state}, tmp_path / "in.pth")
     instances = tmp_path / "instances.json"
 
-    def classes_of(*ids: int) -> Tensor:
+    def classes_of(*ids: int | str) -> Tensor:
         instances.write_text(json.dumps({"categories": [{"id": i, "name": f"n{i}"} for i in ids]}))
         run(tmp_path / "in.pth", tmp_path / "o.safetensors", "--categories", instances, "--force")
         loaded = KINDS["detr"].detector(KINDS["detr"].card("x")).from_pretrained(tmp_path / "o.safetensors")
         assert loaded.card is not None
-        assert loaded.card.category_ids == sorted(ids)
+        assert loaded.card.class_names == [f"n{i}" for i in sorted(ids)]
         bias: Tensor = loaded.class_embed.bias
         return bias
 
     assert torch.equal(classes_of(8, 3), state["class_embed.bias"][[3, 8, 9]])
     # As many as there are outputs: they are numbered on.
     assert torch.equal(classes_of(*range(1, 10)), state["class_embed.bias"])
-    with pytest.raises(UserError, match=r"instances.json has 2 categories, the checkpoint 9 classes"):
-        classes_of(3, 9)
+    # A text that is a whole number is that number.
+    assert torch.equal(classes_of("8", "3"), state["class_embed.bias"][[3, 8, 9]])
+    # Only as many as there are outputs may be called anything.
+    assert torch.equal(classes_of(*"abcdefghi"), state["class_embed.bias"])
+    for ids, bad in (
+        ((3, 9), "9"),
+        (("a", 2), "'a'"),
+        ((-1, 2), "-1"),
+        ((2, 2**70), str(2**70)),
+        (("7", "07"), "'7'"),
+    ):
+        with pytest.raises(
+            DataError,
+            match=rf"^\S+instances\.json has 2 categories, the checkpoint 9 classes: fewer are chosen by their ids, "
+            rf"0 to 8, and category id {bad} is not one of them; give as many categories as classes, in their order$",
+        ):
+            classes_of(*ids)
+    with pytest.raises(DataError, match=r"instances\.json has 10 categories, the checkpoint 9 classes$"):
+        classes_of(*range(10))
+    with pytest.raises(DataError, match=r"^\S+instances\.json has no categories$"):
+        classes_of()
+
+
+@pytest.mark.parametrize("name", ["detr", "deformable_detr"])
+def test_91_own_classes_stay_and_say_what_brings_them_back(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, state = released(name, 91)
+    torch.save({"model": state}, tmp_path / "in.pth")
+    instances = tmp_path / "instances.json"
+    instances.write_text(json.dumps({"categories": [{"id": i, "name": f"n{i}"} for i in range(100, 191)]}))
+    run(tmp_path / "in.pth", tmp_path / "ours.safetensors", "--categories", instances)
+    ours = type(model).from_pretrained(tmp_path / "ours.safetensors")
+    assert ours.card is not None
+    assert ours.card.class_names == [f"n{i}" for i in range(100, 191)]
+    assert torch.equal(ours.class_embed.bias, model.class_embed.bias)
+    capsys.readouterr()
+    run(tmp_path / "ours.safetensors", tmp_path / "back.pth")
+    assert capsys.readouterr().out.endswith("91 classes; to convert it back, give --categories with these classes\n")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert all(torch.equal(back[n], tensor) for n, tensor in state.items())
 
 
 def test_heads_and_positions_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,14 +71,13 @@ def test_boxes_are_scaled_then_clipped_then_dropped_where_empty() -> None:
                 [30.0, 20, 20, 30],  # inverted
                 [-20.0, 5, -10, 20],  # outside
                 [10.0, 10, 20, 20],
-                [float("nan"), 10, 20, 20],
             ]
         ]
     )
-    logits = torch.arange(8.0, 0, -1)[None, :, None]
+    logits = torch.arange(7.0, 0, -1)[None, :, None]
     (found,) = select_detections(StageOutput(logits, boxes), torch.tensor([[50, 50]]), torch.tensor([[200, 100]]))
     assert found.boxes_xyxy_abs.tolist() == [[0, 0, 100, 200], [98, 40, 100, 80], [20, 40, 40, 80]]
-    assert found.scores.tolist() == pytest.approx([torch.tensor(v).sigmoid().item() for v in (8.0, 7.0, 2.0)])
+    assert found.scores.tolist() == pytest.approx([torch.tensor(v).sigmoid().item() for v in (7.0, 6.0, 1.0)])
 
 
 def test_types_and_low_precision() -> None:
