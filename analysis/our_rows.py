@@ -131,7 +131,8 @@ def command(experiment: str, recipe: str) -> str:
 
 def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow:
     own = [run for run in runs if run.recipe == recipe]
-    finished = [run for run in own if run.finished]
+    of_others = [run for run in own if _is_other_detector(run, experiment)]
+    finished = [run for run in own if run.finished and run not in of_others]
     # A run with the experiment's name that overrides made into something else stands back.
     identity = _chosen_identity([run for run in finished if not run.deviations.get(experiment)] or finished)
     used = sorted(
@@ -141,13 +142,15 @@ def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow
     others = Counter(run.recipe for run in runs if run.recipe != recipe and run.finished)
     flags += [f"{n} finished {_runs(n)} of recipe {name}, not used" for name, n in sorted(others.items())]
     for run in own:
-        if run.problem is not None:
+        if run in of_others:
+            flags.append(f"{run.run_id} is another detector than {experiment} and is not used")
+        elif run.problem is not None:
             flags.append(f"{run.run_id} cannot be read and is not used: {run.problem}")
         elif not run.finished:
             flags.append(f"{run.run_id} is unfinished and not used ({run.progress})")
         elif run.identity != identity and not run.deviations.get(experiment):
             flags.append(f"{run.run_id} has another configuration than {identity} and is not used")
-        if run.finished and run.deviations.get(experiment):
+        if run.finished and run not in of_others and run.deviations.get(experiment):
             unused = "" if run in used else " and is not used"
             flags.append(f"{run.run_id} is not plain {experiment} ({_short(run.deviations[experiment])}){unused}")
     for run in used:
@@ -157,6 +160,11 @@ def _our_row(experiment: str, runs: Sequence[RunSummary], recipe: str) -> OurRow
         if metric_keys.AP not in run.values:
             flags.append(f"{run.run_id} has no AP in its results")
     return OurRow(experiment, tuple(used), tuple(flags), command(experiment, recipe))
+
+
+def _is_other_detector(run: RunSummary, experiment: str) -> bool:
+    """Whether overrides of a run exchanged the class of the whole model."""
+    return any(line.startswith("model: ") for line in run.deviations.get(experiment) or ())
 
 
 def _short(lines: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Sparse R-CNN (arXiv 2011.12450) as a library of plain PyTorch modules."""
+"""Sparse R-CNN (arXiv 2011.12450), and the detectors compared with it, as a library of plain PyTorch modules."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparse_rcnn.detector import SparseRCNN as SparseRCNN
+    from sparse_rcnn.detector_base import Detector as Detector
 
-__all__ = ["SparseRCNN"]
+__all__ = ["Detector", "SparseRCNN"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from sparse_rcnn.detector import SparseRCNN
 
         return SparseRCNN
+    if name == "Detector":
+        from sparse_rcnn.detector_base import Detector
+
+        return Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

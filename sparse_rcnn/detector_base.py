@@ -93,5 +93,6 @@ class Detector(DetectorModule):
         """
         model = load_detector(path, trusted_modules)
         if not isinstance(model, cls):
-            raise CheckpointError(f"{path} describes a {type(model).__name__}, not a {cls.__name__}")
+            hint = "; sparse_rcnn.Detector.from_pretrained loads any detector"
+            raise CheckpointError(f"{path} describes a {type(model).__name__}, not a {cls.__name__}{hint}")
         return model

@@ -89,6 +89,8 @@ def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> s
         return None if is_lookup else _describe_omegaconf(error)
     if isinstance(error, ValueError) and _full_key(error):  # 1.4 notes the key on what a constructor raises
         return _one_line(_with_key(str(error), error))
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
+        return "a group has the value null: choose one of its options by name (--help lists them)"
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return _one_line(f"{error.filename or 'writing a file'}: {error.strerror}")
     return None

@@ -269,6 +269,15 @@ def test_a_name_of_its_own_is_judged_by_itself(tmp_path: Path) -> None:
     assert notes(table(tmp_path, 8), "baseline") == [f"{path.name} is not plain baseline (num_stages: 6 -> 1)"]
 
 
+def test_a_run_of_another_detector_is_never_a_row_of_this_one(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "baseline", bbox_metrics(0.4))
+    edit_meta(
+        path, deviations=["criterion: SetCriterion -> DETRCriterion", "model: SparseRCNN -> DETR(num_queries=20)"]
+    )
+    found = table(tmp_path, 8)
+    assert notes(found, "baseline") == [f"{path.name} is another detector than baseline and is not used"]
+
+
 def test_each_number_says_of_how_many_runs_it_is(tmp_path: Path) -> None:
     make_run(tmp_path, "baseline", 0, 0.5, model__speed__fps=10)
     make_run(tmp_path, "baseline", 1, 0.6)

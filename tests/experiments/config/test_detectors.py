@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from experiments.config.axes import NODES
 from experiments.config.build import build, build_criterion, build_optimizer, dry_build, with_num_classes
+from experiments.config.rows import experiments_of
 from experiments.config.targets import ConfigError
 from sparse_rcnn.criterion import Losses
 from sparse_rcnn.detector_base import Detector
@@ -93,6 +94,14 @@ def test_one_augmentation_for_all_is_two_words() -> None:
         for detector in all_detectors()
     ]
     assert all(each == inputs[0] for each in inputs)
+
+
+def test_a_run_is_named_after_its_detector() -> None:
+    names = {detector: checked(f"detector={detector}")["experiment_name"] for detector in all_detectors()}
+    assert names == {detector: detector for detector in all_detectors()} | {"sparse_rcnn": "baseline"}
+    config = checked("detector=detr")
+    assert experiments_of(config) == {"detr": []}
+    assert checked("detector=detr", "experiment=num_proposals_500")["experiment_name"] == "num_proposals_500"
 
 
 @pytest.mark.parametrize("axis", NODES)
