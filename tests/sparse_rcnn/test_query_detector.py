@@ -101,16 +101,14 @@ def test_every_decoder_layer_is_a_stage_on_a_data_set(model: QueryDetector) -> N
     assert len(last) <= 3 * model.max_detections
 
 
-def test_numbers_that_are_not_finite_are_no_detections(model: QueryDetector) -> None:
+@pytest.mark.parametrize(("name", "field"), [("logits", "logits"), ("boxes", "boxes_cxcywh_norm")])
+def test_numbers_that_are_not_finite_are_an_error(model: QueryDetector, name: str, field: str) -> None:
     batch = batch_of([1, 1])
     with torch.no_grad():
         output = model(batch.images, batch.image_sizes_hw)
-        output[-1].boxes_cxcywh_norm[0, 2] = torch.nan
-        output[-1].logits[1] = torch.nan
-    first, second = model.detections(output, batch.image_sizes_hw, batch.original_sizes_hw)
-    assert first.boxes_xyxy_abs.isfinite().all()
-    assert len(first) >= NUM_QUERIES - 1
-    assert len(second) == 0
+        getattr(output[-1], field)[0, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match=rf"^detections: NaN or infinity in {name}"):
+        model.detections(output, batch.image_sizes_hw, batch.original_sizes_hw)
 
 
 def test_speed_and_bf16(model: QueryDetector) -> None:
