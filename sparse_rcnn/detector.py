@@ -15,6 +15,7 @@ from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.finite import check_finite
 from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.normalization import normalized
 from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.responses import record_responses
@@ -117,11 +118,7 @@ class SparseRCNN(Detector):
 
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
         """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (semantics.md#input)."""
-        x = (images.float() - self.pixel_mean) / self.pixel_std
-        rows = torch.arange(images.shape[2], device=images.device) < image_sizes_hw[:, :1]
-        columns = torch.arange(images.shape[3], device=images.device) < image_sizes_hw[:, 1:]
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        return x.masked_fill(~inside, 0.0)
+        return normalized(images.float(), image_sizes_hw, self.pixel_mean, self.pixel_std)
 
     def forward(self, images: Tensor, image_sizes_hw: Tensor, targets: Targets | None = None) -> list[StageOutput]:
         """Detect in a padded batch.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.detector_base import Detector
-from sparse_rcnn.detr.padding_mask import padding_mask
+from sparse_rcnn.normalization import normalized
 from sparse_rcnn.query_boxes import QueryBoxes, best_class_of_queries
 from sparse_rcnn.structures import Detections
 
@@ -51,5 +51,4 @@ class QueryDetector(Detector):
         As the authors round: pixels are brought to 0..1 first. In 0..255, as ``SparseRCNN.normalize`` has it, the
         difference is 5e-7, and 7e-5 in the logits of six layers, several times the noise of the reference.
         """
-        mask = padding_mask(image_sizes_hw, images.shape[2], images.shape[3])
-        return ((images.float() / 255 - self.unit_mean) / self.unit_std).masked_fill(mask[:, None], 0.0)
+        return normalized(images.float() / 255, image_sizes_hw, self.unit_mean, self.unit_std)

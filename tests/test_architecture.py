@@ -47,7 +47,7 @@ LAYERS = [
         "cascade_rcnn", "cascade_rcnn.predictor", "cascade_rcnn.gradient", "cascade_rcnn.selection",
     ],
     [
-        "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
+        "normalization", "criterion", "detector_module", "atomic", "architecture", "distributed", "runlog", "visualize",
         "detection_table",
         "rundir.identity", "rundir.provenance", "data.loader_processes",
         "proposals", "positional_encoding", "stage", "matcher", "pretrained", "array_pickle",

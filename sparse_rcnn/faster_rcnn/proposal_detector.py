@@ -10,11 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from sparse_rcnn.detector_base import Detector
-from sparse_rcnn.detr.padding_mask import padding_mask
 from sparse_rcnn.faster_rcnn.backbone import PooledFPNBackbone
 from sparse_rcnn.faster_rcnn.proposal_network import ProposalNetwork
 from sparse_rcnn.faster_rcnn.settings import check_positive
 from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.normalization import normalized
 from sparse_rcnn.structures import Targets
 
 NUM_POOLED_LEVELS = 4  # p2..p5: p6 is for proposals alone
@@ -72,8 +72,7 @@ class ProposalDetector(Detector):
 
         As torchvision's detectors round: pixels are brought to 0..1 first.
         """
-        x = (images.float() / 255 - self.unit_mean) / self.unit_std
-        return x.masked_fill(padding_mask(image_sizes_hw, images.shape[2], images.shape[3])[:, None], 0.0)
+        return normalized(images.float() / 255, image_sizes_hw, self.unit_mean, self.unit_std)
 
     def on_rois(
         self, head: Callable[[Tensor], tuple[Tensor, Tensor]], maps: Sequence[Tensor], rois: Sequence[Tensor]

@@ -12,8 +12,8 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 
 from sparse_rcnn.class_rows import ClassRows
 from sparse_rcnn.detector_base import Detector
-from sparse_rcnn.detr.padding_mask import padding_mask
 from sparse_rcnn.model_card import ModelCard
+from sparse_rcnn.normalization import normalized
 from sparse_rcnn.retinanet.anchors import PyramidAnchors
 from sparse_rcnn.retinanet.backbone import RetinaNetBackbone
 from sparse_rcnn.retinanet.output import AnchorOutput
@@ -113,8 +113,7 @@ class RetinaNet(Detector):
 
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
         """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (semantics.md#input)."""
-        x = (images.float() - self.pixel_mean) / self.pixel_std
-        return x.masked_fill(padding_mask(image_sizes_hw, *images.shape[-2:])[:, None], 0.0)
+        return normalized(images.float(), image_sizes_hw, self.pixel_mean, self.pixel_std)
 
     def forward(self, images: Tensor, image_sizes_hw: Tensor, targets: Targets | None = None) -> AnchorOutput:
         """Detect in a padded batch.
