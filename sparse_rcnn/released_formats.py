@@ -13,6 +13,7 @@ from sparse_rcnn.detr import released_names as detr_names
 from sparse_rcnn.detr.released_checkpoints import from_released
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.faster_rcnn import torchvision_names as faster_rcnn
+from sparse_rcnn.norm_eps import COCO_V1_NORM_EPS
 from sparse_rcnn.retinanet import torchvision_names as retinanet
 from sparse_rcnn.state_dicts import first_three
 
@@ -148,7 +149,7 @@ class DeformableDETRFormat(ReleasedFormat):
 class TorchvisionRetinaNetFormat(ReleasedFormat):
     name = "RetinaNet of torchvision"
     target = "sparse_rcnn.retinanet.detector.RetinaNet"
-    settings: ClassVar[Settings] = {"norm_eps": retinanet.COCO_V1_NORM_EPS}
+    settings: ClassVar[Settings] = {"norm_eps": COCO_V1_NORM_EPS}
     first_id = 0
 
     def recognises(self, state: State) -> bool:
@@ -164,7 +165,7 @@ class TorchvisionRetinaNetFormat(ReleasedFormat):
 class TorchvisionFasterRCNNFormat(ReleasedFormat):
     name = "Faster R-CNN of torchvision"
     target = "sparse_rcnn.faster_rcnn.detector.FasterRCNN"
-    settings: ClassVar[Settings] = {"norm_eps": 0.0}
+    settings: ClassVar[Settings] = {"norm_eps": COCO_V1_NORM_EPS}
     first_id = 1  # 0 is the background
 
     def recognises(self, state: State) -> bool:

@@ -33,7 +33,7 @@ LAYERS = [
     ["pixel_range", "data.foreign_formats"],
     [
         "structures", "boxes", "class_rows", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
-        "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",
+        "schedule", "optim", "backbone", "box_init", "roi_pooler", "norm_eps", "reuse", "interaction", "responses", "precision",
         "eval_mode", "foreign_files", "backbone_layouts",
         "data", "data.transforms", "data.coco_categories",
         "data.ids", "data.image_names", "data.shapes_render", "evaluation.metrics",

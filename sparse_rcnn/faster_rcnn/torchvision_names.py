@@ -12,6 +12,7 @@ from torch import Tensor
 from sparse_rcnn.architecture import build
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.norm_eps import COCO_V1_NORM_EPS, with_our_eps
 from sparse_rcnn.state_dicts import misfits
 
 _SIGNS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
@@ -21,8 +22,6 @@ _NOT_OURS = {
     "roi_heads.box_head.0.": "the version 2 of torchvision's model, whose pyramid and head have batch norm",
 }
 _PREDICTOR = "roi_heads.box_predictor."
-_NORM_EPS = 1e-5  # of FrozenBatchNorm2d here
-_FIRST_NORM_EPS = 0.0  # of the released version 1
 
 
 def is_torchvision_faster_rcnn(state: Mapping[str, Any]) -> bool:
@@ -99,7 +98,9 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def to_ours(state: Mapping[str, Tensor], norm_eps: float = _FIRST_NORM_EPS) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_ours(
+    state: Mapping[str, Tensor], norm_eps: float = COCO_V1_NORM_EPS
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A state dict of torchvision's by our names, and the architecture that it holds.
 
     All outputs remain: class k is torchvision's label k + 1.
@@ -119,7 +120,7 @@ def to_ours(state: Mapping[str, Tensor], norm_eps: float = _FIRST_NORM_EPS) -> t
     ours = {our_name(name): tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
     if problems := misfits(wanted, ours):
         raise CheckpointError(f"not a checkpoint of torchvision's fasterrcnn_resnet50_fpn: {problems}")
-    return _with_our_eps(ours, norm_eps), architecture
+    return with_our_eps(ours, norm_eps), architecture
 
 
 def our_name(name: str) -> str:
@@ -127,18 +128,6 @@ def our_name(name: str) -> str:
     name = re.sub(r"^backbone\.body\.", "backbone.bottom_up.", name)
     name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
     return re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)
-
-
-def _with_our_eps(state: Mapping[str, Tensor], norm_eps: float) -> dict[str, Tensor]:
-    scaled = dict(state)
-    if norm_eps == _NORM_EPS:
-        return scaled
-    for name in (n for n in state if n.endswith(".running_var")):
-        variance = state[name].double()
-        weight = name.replace(".running_var", ".weight")
-        factor = ((variance + _NORM_EPS) / (variance + norm_eps)).sqrt().nan_to_num(1.0, 1.0)
-        scaled[weight] = (state[weight].double() * factor).to(state[weight].dtype)
-    return scaled
 
 
 def _shape(state: Mapping[str, Tensor], name: str, num_dims: int) -> tuple[int, ...]:

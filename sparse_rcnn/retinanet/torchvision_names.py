@@ -13,6 +13,7 @@ from sparse_rcnn.architecture import build
 from sparse_rcnn.backbone_layouts import LAYOUTS
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.norm_eps import COCO_V1_NORM_EPS, with_our_eps
 from sparse_rcnn.state_dicts import misfits
 
 CLASS_LAYER = "head.classification_head.cls_logits"
@@ -23,9 +24,6 @@ PYRAMID = "backbone.fpn."
 OUR_PYRAMID = "backbone.pyramid."
 P6 = f"{PYRAMID}extra_blocks.p6.weight"
 NUM_ANCHORS = 9  # of a cell: 3 sizes x 3 aspect ratios
-NORM_EPS = 1e-5  # of our frozen batch norm
-COCO_V1_NORM_EPS = 0.0  # of torchvision's detectors with the weights COCO_V1
-_NORM = re.compile(r"(.*(?:bn\d|downsample\.1))\.weight")
 _WHAT = "not a RetinaNet of torchvision"
 
 
@@ -115,13 +113,7 @@ def to_ours(state: Mapping[str, Tensor], keep_classes: Sequence[int], norm_eps: 
     rows = torch.tensor([anchor * num_classes + k for anchor in range(NUM_ANCHORS) for k in keep_classes])
     for leaf in ("weight", "bias"):
         ours[f"{CLASS_LAYER}.{leaf}"] = ours[f"{CLASS_LAYER}.{leaf}"][rows]
-    if norm_eps != NORM_EPS:
-        for name in [name for name in ours if name.startswith(OUR_BODY)]:
-            if match := _NORM.fullmatch(name):
-                variance = ours[f"{match[1]}.running_var"].double()
-                factor = ((variance + NORM_EPS) / (variance + norm_eps)).sqrt()
-                ours[name] = (ours[name].double() * factor).to(ours[name].dtype)
-    return ours
+    return with_our_eps(ours, norm_eps)
 
 
 def from_torchvision(

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sparse_rcnn.norm_eps import NORM_EPS
 from sparse_rcnn.retinanet.detector import RetinaNet
-from sparse_rcnn.retinanet.torchvision_names import NORM_EPS, our_name, to_ours
+from sparse_rcnn.retinanet.torchvision_names import our_name, to_ours
 from tests.support.detectors import images_of, random_targets, resnet
 from tests.support.engine import relative_difference
 from tests.support.retinanet import (

@@ -16,8 +16,8 @@ from sparse_rcnn.architecture import build
 from sparse_rcnn.checkpoint_files import load_checkpoint
 from sparse_rcnn.data.coco_categories import COCO_CATEGORIES
 from sparse_rcnn.errors import CheckpointError
+from sparse_rcnn.norm_eps import NORM_EPS
 from sparse_rcnn.retinanet.torchvision_names import (
-    NORM_EPS,
     architecture_of,
     from_torchvision,
     is_torchvision_retinanet,
