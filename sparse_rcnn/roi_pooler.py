@@ -27,7 +27,14 @@ def assign_levels(boxes_xyxy_abs: Tensor, min_level: int, max_level: int) -> Ten
 MIN_LEVEL = 2
 
 
-class _RoIPooler(nn.Module):
+class RoIPooler(nn.Module):
+    """A pooler of maps (N, C, h, w) and boxes (N, P, 4) to (N * P, C, S, S).
+
+    Args:
+        output_size: side S of the pooled map.
+        sampling_ratio: samples per bin and axis.
+    """
+
     def __init__(self, output_size: int, sampling_ratio: int) -> None:
         super().__init__()
         if output_size < 1 or sampling_ratio < 1:
@@ -37,7 +44,7 @@ class _RoIPooler(nn.Module):
         self.output_size, self.sampling_ratio = output_size, sampling_ratio
 
 
-class MultiLevelRoIAlign(_RoIPooler):
+class MultiLevelRoIAlign(RoIPooler):
     """torchvision's RoIAlign on the pyramid level that fits the size of each box (semantics.md#roi-pooling).
 
     Boxes get no gradient.
@@ -72,7 +79,7 @@ class MultiLevelRoIAlign(_RoIPooler):
         return pooled
 
 
-class GatherRoIAlign(_RoIPooler):
+class GatherRoIAlign(RoIPooler):
     """The same numbers as ``MultiLevelRoIAlign`` up to rounding, as one weighted gather over all levels.
 
     Every bin is a weighted sum of 4 * sampling_ratio**2 pixels, so all bins of all boxes on all levels are one

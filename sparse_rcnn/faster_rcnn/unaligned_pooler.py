@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
 
+from sparse_rcnn.roi_pooler import RoIPooler
 
-class UnalignedRoIAlign(nn.Module):
+
+class UnalignedRoIAlign(RoIPooler):
     """torchvision's MultiScaleRoIAlign: without the half-pixel shift of the suite's poolers.
 
     It samples half a cell of the map further to the right and bottom, and boxes smaller than one cell are pooled as one
@@ -19,14 +21,6 @@ class UnalignedRoIAlign(nn.Module):
         output_size: side S of the pooled map (7).
         sampling_ratio: samples per bin and axis (2).
     """
-
-    def __init__(self, output_size: int, sampling_ratio: int) -> None:
-        super().__init__()
-        if output_size < 1 or sampling_ratio < 1:
-            raise ValueError(
-                f"output_size and sampling_ratio must be at least 1, got {output_size} and {sampling_ratio}"
-            )
-        self.output_size, self.sampling_ratio = output_size, sampling_ratio
 
     def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
         """Maps p2.. (N, C, h, w) at strides 4, 8, ... and finite boxes (N, P, 4) to (N * P, C, S, S)."""
