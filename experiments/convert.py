@@ -176,7 +176,7 @@ def convert_ours(args: argparse.Namespace) -> str:
 
 
 def given_settings(args: argparse.Namespace, layout: ReleasedFormat) -> dict[str, Any]:
-    """What a checkpoint of a layout cannot say: as the options have it, else as is taken for granted.
+    """The settings that a checkpoint of a layout leaves open: those of the options, else the usual ones.
 
     Raises:
         UserError: an option is not of this layout; names it.

@@ -206,7 +206,7 @@ def _figure4(summaries: Sequence[RunSummary], recipe: str, out: Path) -> str:
 
 
 def _suppression(rows: Mapping[str, OurRow], annotations: Path | None) -> str:
-    """What NMS would change of the first seed of each row of table 1, on the data that most are on."""
+    """The effect of NMS on the first seed of each row of table 1, on the data that most are on."""
     done = {name: rows[name] for name in EXPERIMENTS["table1"] if name in rows and rows[name].used}
     same, _ = on_same_data(done)
     runs = {name: row.used[0].directory for name, row in same.items()}

@@ -34,7 +34,7 @@ class SuppressionEffect:
 def suppression_effect(
     truth: GroundTruth, detections: FoundBoxes, min_score: float, iou: float = NMS_IOU
 ) -> SuppressionEffect:
-    """What NMS at an IoU would change of detections."""
+    """The effect of NMS at an IoU on detections."""
     kept = detections.chosen(kept_by_nms(detections, iou))
     ap, ap_after = (percent(AveragePrecision(match(truth, own))()) for own in (detections, kept))
     return SuppressionEffect(
