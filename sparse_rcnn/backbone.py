@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 
-RESNETS = {18: resnet.resnet18, 34: resnet.resnet34, 50: resnet.resnet50, 101: resnet.resnet101}
+from sparse_rcnn.frozen_norm import FoldedBasicBlock, FoldedBottleneck, conv_frozen_norm
+
+RESNETS = {  # depth to the kind of block and the number of blocks in res2..res5
+    18: (FoldedBasicBlock, [2, 2, 2, 2]),
+    34: (FoldedBasicBlock, [3, 4, 6, 3]),
+    50: (FoldedBottleneck, [3, 4, 6, 3]),
+    101: (FoldedBottleneck, [3, 4, 23, 3]),
+}
 
 
 class ResNet(nn.Module):
@@ -31,7 +38,7 @@ class ResNet(nn.Module):
         if not 0 <= num_frozen_stages <= 5:
             raise ValueError(f"num_frozen_stages must be within 0 and 5, got {num_frozen_stages}")
         self.depth, self.stride_in_1x1, self.num_frozen_stages = depth, stride_in_1x1, num_frozen_stages
-        net = RESNETS[depth](weights=None, norm_layer=FrozenBatchNorm2d)
+        net = resnet.ResNet(*RESNETS[depth], norm_layer=FrozenBatchNorm2d)
         # The names stay torchvision's, so that its weight files load as they are.
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
@@ -46,7 +53,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images (N, 3, H, W) to res2..res5, strides 4, 8, 16, 32."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(conv_frozen_norm(self.conv1, self.bn1, images)))
         res2 = self.layer1(x)
         res3 = self.layer2(res2)
         res4 = self.layer3(res3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from sparse_rcnn.normalization import normalized
 from sparse_rcnn.postprocess import select_detections
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.responses import record_responses
+from sparse_rcnn.roi_pooler import RoIPooler
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput, Targets
 
@@ -133,6 +135,8 @@ class SparseRCNN(Detector):
         """
         maps = self.backbone(self.normalize(images, image_sizes_hw))
         maps = self.positional_encoding(maps, image_sizes_hw)
+        if isinstance(self.roi_pooler, RoIPooler):
+            maps = self.roi_pooler.prepare(maps)
         boxes_xyxy_abs, proposal_features = self.proposals(image_sizes_hw)
         object_features = proposal_features
         outputs = []
@@ -146,20 +150,18 @@ class SparseRCNN(Detector):
     def _run_stage(
         self,
         stage: nn.Module,
-        maps: list[Tensor],
+        maps: Any,
         boxes_xyxy_abs: Tensor,
         object_features: Tensor | None,
         proposal_features: Tensor | None,
     ) -> tuple[StageOutput, Tensor]:
-        def run(
-            boxes: Tensor, features: Tensor | None, learned: Tensor | None, *maps: Tensor
-        ) -> tuple[Tensor, Tensor, Tensor]:
+        def run(boxes: Tensor, features: Tensor | None, learned: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
             output, features = stage(self.roi_pooler(maps, boxes), boxes, features, learned)
             return output.logits, output.boxes_xyxy_abs, features
 
         start = (boxes_xyxy_abs, object_features, proposal_features)
         if self.activation_checkpointing and torch.is_grad_enabled():
-            logits, boxes, features = checkpoint(run, *start, *maps, use_reentrant=False)
+            logits, boxes, features = checkpoint(run, *start, use_reentrant=False)
         else:
-            logits, boxes, features = run(*start, *maps)
+            logits, boxes, features = run(*start)
         return StageOutput(logits, boxes), features

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 
 def assign_levels(boxes_xyxy_abs: Tensor, min_level: int, max_level: int) -> Tensor:
     """Pyramid level of each box (..., 4): floor(4 + log2(sqrt(area) / 224 + 1e-8)), clamped (semantics.md#roi-pooling).
 
     A box whose width and height have different signs has a negative area and belongs to no level: -1. Nor
-    does a box that is not finite, from which torchvision's RoIAlign on a CPU would read anywhere in memory.
+    does a box that is not finite.
     """
     x1, y1, x2, y2 = boxes_xyxy_abs.unbind(-1)
     w, h = x2 - x1, y2 - y1
@@ -43,67 +44,69 @@ class RoIPooler(nn.Module):
             )
         self.output_size, self.sampling_ratio = output_size, sampling_ratio
 
+    def prepare(self, maps: Sequence[Tensor]) -> Any:
+        """The maps in the form that ``forward`` reads, made once for all the stages that pool from them."""
+        return maps
+
+
+@dataclass(frozen=True)
+class PixelPyramid:
+    """All pixels of a batch's pyramid as rows of one matrix.
+
+    Attributes:
+        pixels: (sum of N * h * w over the levels, C), level by level, image by image, row by row.
+        sizes_hw: (L, 2) int64, of the maps.
+        starts: (L,) int64, the first row of each level.
+    """
+
+    pixels: Tensor
+    sizes_hw: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, maps: Sequence[Tensor]) -> PixelPyramid:
+        """The pyramid of maps (N, C, h, w); one copy, without a change of order where they are channels-last."""
+        sizes = [tuple(m.shape[2:]) for m in maps]
+        starts = [0]
+        for m in maps[:-1]:
+            starts.append(starts[-1] + m.shape[0] * m.shape[2] * m.shape[3])
+        device = maps[0].device
+        return cls(
+            torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps]),
+            torch.tensor(sizes).to(device, non_blocking=True),
+            torch.tensor(starts).to(device, non_blocking=True),
+        )
+
 
 class MultiLevelRoIAlign(RoIPooler):
-    """torchvision's RoIAlign on the pyramid level that fits the size of each box (semantics.md#roi-pooling).
+    """RoIAlign on the pyramid level that fits the size of each box (semantics.md#roi-pooling).
 
-    Boxes get no gradient.
+    Every bin is a weighted sum of 4 * sampling_ratio**2 pixels, so all bins of all boxes on all levels are one
+    ``embedding_bag`` over the pixels of the pyramid: no kernel per level, no wait for the device to count the
+    boxes of a level, maps of any dtype as they are, and the pixels of a bin lie side by side in memory. Coordinates
+    and weights are computed in the dtype of the boxes: bfloat16 would round a coordinate of 700 pixels by two. Boxes
+    get no gradient.
 
     Args:
         output_size: side S of the pooled map (7).
         sampling_ratio: samples per bin and axis (2).
     """
 
-    def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
-        """Maps p2.. (N, C, h, w) at strides 4, 8, ... and boxes (N, P, 4) to (N * P, C, S, S)."""
-        boxes = boxes_xyxy_abs.detach()
-        num_images, num_proposals = boxes.shape[:2]
-        levels = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(maps) - 1).flatten()
-        image_index = torch.arange(num_images, device=boxes.device).repeat_interleave(num_proposals)
-        rois = torch.cat((image_index[:, None].to(boxes.dtype), boxes.flatten(0, 1)), dim=1)
-        size = self.output_size
-        pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
-        for level, feature_map in enumerate(maps, MIN_LEVEL):
-            index = (levels == level).nonzero()[:, 0]
-            # In float32 at least: bfloat16 would round a coordinate of 700 pixels by two.
-            dtype = torch.promote_types(feature_map.dtype, rois.dtype)
-            part = roi_align(
-                feature_map.to(dtype),
-                rois[index].to(dtype),
-                size,
-                1 / 2**level,
-                self.sampling_ratio,
-                aligned=True,
-            )
-            pooled = pooled.index_copy(0, index, part.to(pooled.dtype))
-        return pooled
+    def prepare(self, maps: Sequence[Tensor]) -> PixelPyramid:
+        return PixelPyramid.of(maps)
 
-
-class GatherRoIAlign(RoIPooler):
-    """The same numbers as ``MultiLevelRoIAlign`` up to rounding, as one weighted gather over all levels.
-
-    Every bin is a weighted sum of 4 * sampling_ratio**2 pixels, so all bins of all boxes on all levels are one
-    ``embedding_bag`` over the pixels of the pyramid: no kernel per level, no wait for the device to count the
-    boxes of a level, and several times faster on a CPU, where RoIAlign has a backward pass on one thread.
-    It copies the pyramid once per stage: made for small maps.
-    """
-
-    def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
-        """Maps p2.. (N, C, h, w) at strides 4, 8, ... and boxes (N, P, 4) to (N * P, C, S, S)."""
+    def forward(self, maps: Sequence[Tensor] | PixelPyramid, boxes_xyxy_abs: Tensor) -> Tensor:
+        """Maps p2.. (N, C, h, w) at strides 4, 8, ..., or prepared ones, and boxes (N, P, 4) to (N * P, C, S, S)."""
+        pyramid = maps if isinstance(maps, PixelPyramid) else PixelPyramid.of(maps)
         boxes = boxes_xyxy_abs.detach().flatten(0, 1)
         num_images, num_proposals = boxes_xyxy_abs.shape[:2]
-        device = boxes.device
-        pixels = torch.cat([m.permute(0, 2, 3, 1).flatten(0, 2) for m in maps])
-        sizes = [tuple(m.shape[2:]) for m in maps]
-        starts = [0]
-        for h, w in sizes[:-1]:
-            starts.append(starts[-1] + num_images * h * w)
-        level = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(maps) - 1)
+        pixels = pyramid.pixels
+        level = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(pyramid.sizes_hw) - 1)
         exists = level >= 0
         index = (level - MIN_LEVEL).clamp(min=0)
-        heights, widths = torch.tensor(sizes, device=device)[index].unbind(1)
-        image = torch.arange(num_images, device=device).repeat_interleave(num_proposals)
-        first = torch.tensor(starts, device=device)[index] + image * heights * widths
+        heights, widths = pyramid.sizes_hw[index].unbind(1)
+        image = torch.arange(num_images, device=boxes.device).repeat_interleave(num_proposals)
+        first = pyramid.starts[index] + image * heights * widths
 
         scaled = boxes * torch.exp2(-level.clamp(min=MIN_LEVEL).to(boxes.dtype))[:, None] - 0.5
         rows, row_weights = self._samples(scaled[:, 1], scaled[:, 3], heights)
@@ -111,15 +114,12 @@ class GatherRoIAlign(RoIPooler):
         size, taps = self.output_size, 2 * self.sampling_ratio
         shape = (len(boxes) * size * size, taps * taps)
         # (R, S, 1, taps, 1) rows against (R, 1, S, 1, taps) columns: every bin with every pixel it draws on.
-        rows, row_weights = rows[:, :, None, :, None], row_weights[:, :, None, :, None]
-        columns, column_weights = columns[:, None, :, None, :], column_weights[:, None, :, None, :]
-        where = first.view(-1, 1, 1, 1, 1) + rows * widths.view(-1, 1, 1, 1, 1) + columns
-        weights = row_weights * column_weights / self.sampling_ratio**2 * exists.view(-1, 1, 1, 1, 1)
+        row_starts = first[:, None, None] + rows * widths[:, None, None]
+        where = row_starts[:, :, None, :, None] + columns[:, None, :, None, :]
+        row_weights = row_weights * exists[:, None, None] / self.sampling_ratio**2
+        weights = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
         pooled = F.embedding_bag(
-            where.reshape(shape),
-            pixels,
-            mode="sum",
-            per_sample_weights=weights.reshape(shape).to(pixels.dtype),
+            where.view(shape), pixels, mode="sum", per_sample_weights=weights.view(shape).to(pixels.dtype)
         )
         return pooled.view(len(boxes), size * size, -1).transpose(1, 2).unflatten(2, (size, size))
 
@@ -142,3 +142,7 @@ class GatherRoIAlign(RoIPooler):
         pixels = torch.stack((floor, torch.where(at_rim, last, floor + 1)), dim=-1)
         weights = torch.stack((1 - fraction, fraction), dim=-1) * inside[..., None]
         return pixels.flatten(2), weights.flatten(2)
+
+
+class GatherRoIAlign(MultiLevelRoIAlign):
+    """`MultiLevelRoIAlign` by the name under which finished runs and weights files of ``roi_pooler=gather`` know it."""

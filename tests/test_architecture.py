@@ -30,7 +30,7 @@ ALLOWED_IN_RUNDIR = {"filelock", "sparse_rcnn"}
 # What `sparse_rcnn.architecture` builds by name is no import: a weights file says what that is.
 LAYERS = [
     ["errors"],
-    ["pixel_range", "data.foreign_formats"],
+    ["pixel_range", "data.foreign_formats", "frozen_norm"],
     [
         "structures", "boxes", "class_rows", "state_dicts", "model_card", "rng", "interrupt", "allocator", "ema",
         "schedule", "optim", "backbone", "box_init", "roi_pooler", "reuse", "interaction", "responses", "precision",

@@ -122,6 +122,7 @@ class CascadeRCNN(ProposalDetector):
         sizes_hw = sizes_of(image_sizes_hw)
         maps = self.backbone(self.normalize(images, image_sizes_hw))
         rois, anchors = self.rpn(images, maps, sizes_hw, truth)
+        pyramid = self.pooled_pyramid(maps)
         outputs: list[RoIOutput] = []
         for s, stage in enumerate(self.stages):
             labels, wanted_deltas = None, None
@@ -133,7 +134,7 @@ class CascadeRCNN(ProposalDetector):
             elif truth is not None:
                 rois, _, sampled, wanted = stage.select_training_samples(rois, truth)  # type: ignore[operator]
                 labels, wanted_deltas = torch.cat(sampled), torch.cat(wanted)
-            logits, deltas = self.on_rois(partial(self._head, stage), maps, rois)
+            logits, deltas = self.on_rois(partial(self._head, stage), pyramid, rois)
             outputs.append(RoIOutput(tuple(rois), logits, deltas, labels, wanted_deltas))
         return CascadeOutput(tuple(outputs), anchors)
 

@@ -111,7 +111,7 @@ class FasterRCNN(ProposalDetector):
         if truth is not None:
             rois, _, labels, wanted_deltas = self.roi_heads.select_training_samples(rois, truth)
             labels, wanted_deltas = torch.cat(labels), torch.cat(wanted_deltas)
-        logits, deltas = self.on_rois(self._head, maps, rois)
+        logits, deltas = self.on_rois(self._head, self.pooled_pyramid(maps), rois)
         return FasterRCNNOutput(RoIOutput(tuple(rois), logits, deltas, labels, wanted_deltas), anchors)
 
     def _head(self, pooled: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from sparse_rcnn.faster_rcnn.proposal_network import ProposalNetwork
 from sparse_rcnn.faster_rcnn.settings import check_positive
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.normalization import normalized
+from sparse_rcnn.roi_pooler import RoIPooler
 from sparse_rcnn.structures import Targets
 
 NUM_POOLED_LEVELS = 4  # p2..p5: p6 is for proposals alone
@@ -74,10 +76,21 @@ class ProposalDetector(Detector):
         """
         return normalized(images.float() / 255, image_sizes_hw, self.unit_mean, self.unit_std)
 
+    def pooled_pyramid(self, maps: Sequence[Tensor]) -> Any:
+        """The maps that regions are pooled from, as the pooler reads them, for all calls of `on_rois`."""
+        pyramid = maps[:NUM_POOLED_LEVELS]
+        return self.roi_pooler.prepare(pyramid) if isinstance(self.roi_pooler, RoIPooler) else pyramid
+
     def on_rois(
-        self, head: Callable[[Tensor], tuple[Tensor, Tensor]], maps: Sequence[Tensor], rois: Sequence[Tensor]
+        self, head: Callable[[Tensor], tuple[Tensor, Tensor]], pyramid: Any, rois: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Logits and deltas, in float32, of the regions (R_i, 4) of all images, by a head of RoI features."""
+        """Logits and deltas, in float32, of the regions (R_i, 4) of all images, by a head of RoI features.
+
+        Args:
+            head: RoI features to logits and deltas.
+            pyramid: from `pooled_pyramid`.
+            rois: of each image.
+        """
         counts = [len(boxes) for boxes in rois]
         # Poolers take as many boxes of each image; where all have the same number nothing is added.
         padded = pad_sequence(list(rois), batch_first=True)
@@ -87,15 +100,14 @@ class ProposalDetector(Detector):
         exists = (rows < torch.tensor(counts, device=padded.device)[:, None]).flatten()
         is_full = all(count == padded.shape[1] for count in counts)
 
-        def run(*maps: Tensor) -> tuple[Tensor, Tensor]:
-            pooled = self.roi_pooler(maps, padded)
+        def run() -> tuple[Tensor, Tensor]:
+            pooled = self.roi_pooler(pyramid, padded)
             return head(pooled if is_full else pooled[exists])
 
-        pyramid = maps[:NUM_POOLED_LEVELS]
         if self.activation_checkpointing and torch.is_grad_enabled():
-            logits, deltas = checkpoint(run, *pyramid, use_reentrant=False)
+            logits, deltas = checkpoint(run, use_reentrant=False)
         else:
-            logits, deltas = run(*pyramid)
+            logits, deltas = run()
         return logits.float(), deltas.float()
 
     def truth(self, targets: Targets | None) -> Truth | None:

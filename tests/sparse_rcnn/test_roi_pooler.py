@@ -1,4 +1,4 @@
-"""Levels of boxes and both RoI poolers, against plain Python loops, each other and finite differences."""
+"""Levels of boxes and RoI pooling, against plain Python loops, torchvision's RoIAlign and finite differences."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparse_rcnn.roi_pooler import GatherRoIAlign, MultiLevelRoIAlign, assign_levels
 from tests.support import naive
+from tests.support.level_roi_align import level_roi_align
 
 POOLERS = [MultiLevelRoIAlign, GatherRoIAlign]
 SIDE = 128  # of the image: maps of 32, 16, 8 and 4 pixels
@@ -131,21 +132,36 @@ def test_gradient_of_the_maps_and_none_of_the_boxes(pooler: type) -> None:
     assert all(m.grad is not None and (m.grad != 0).any() for m in maps[:1])
 
 
-def test_both_poolers_agree_in_float32_forward_and_backward() -> None:
+def random_boxes() -> Tensor:
     generator = torch.Generator().manual_seed(3)
     centre = torch.rand(2, 60, 2, generator=generator) * 300 - 22
     side = 6 * 120 ** torch.rand(2, 60, 2, generator=generator)
-    boxes = torch.cat((centre - side / 2, centre + side / 2), 2)
+    return torch.cat((centre - side / 2, centre + side / 2), 2)
+
+
+def test_torchvisions_roi_align_level_by_level_agrees_in_float32_forward_and_backward() -> None:
     results = []
-    for pooler in POOLERS:
+    for pool in (MultiLevelRoIAlign(output_size=7, sampling_ratio=2), level_roi_align):
         maps = [m.requires_grad_() for m in maps_of(num_channels=8, side=256, dtype=torch.float32)]
-        pooled = pooler(output_size=7, sampling_ratio=2)(maps, boxes)
+        pooled = pool(maps, random_boxes())
         weight = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(4))
         (pooled * weight).sum().backward()
         results.append((pooled.detach(), *(m.grad for m in maps)))
     for reference, other in zip(*results, strict=True):
         # Positions of hundreds of pixels carry rounding of 3e-5: that much of a pixel's contrast.
         torch.testing.assert_close(reference, other, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_prepared_pyramid_gives_the_same_in_either_memory_format(memory_format: torch.memory_format) -> None:
+    pool = MultiLevelRoIAlign(output_size=7, sampling_ratio=2)
+    maps, boxes = maps_of(), boxes_of_every_kind()
+    pyramid = pool.prepare([m.contiguous(memory_format=memory_format) for m in maps])
+    assert torch.equal(pool(pyramid, boxes), pool(maps, boxes))
+    assert pyramid.sizes_hw.tolist() == [[32, 33], [16, 17], [8, 9], [4, 5]]
+    assert pyramid.starts.tolist() == [0, 2 * 32 * 33, 2 * (32 * 33 + 16 * 17), 2 * (32 * 33 + 16 * 17 + 8 * 9)]
+    row = 2 * 32 * 33 + 16 * 17 + 3 * 17 + 5  # p3, the second image, row 3, column 5
+    assert torch.equal(pyramid.pixels[row], maps[1][1, :, 3, 5])
 
 
 @pytest.mark.parametrize("pooler", POOLERS)

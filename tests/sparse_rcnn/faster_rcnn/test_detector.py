@@ -104,10 +104,10 @@ def test_regions_of_different_number_are_pooled_each_for_itself(num_per_image: l
     maps = model.backbone(model.normalize(images, sizes))
     boxes = torch.tensor([[3.0, 5.0, 40.0, 60.0], [20.0, 10.0, 90.0, 90.0]])
     rois = [boxes.repeat(3, 1)[:count] + i for i, count in enumerate(num_per_image)]
-    logits, deltas = model.on_rois(model._head, maps, rois)
+    logits, deltas = model.on_rois(model._head, model.pooled_pyramid(maps), rois)
     assert (logits.shape, deltas.shape) == ((sum(num_per_image), 5), (sum(num_per_image), 20))
     alone = [
-        model.on_rois(model._head, [m[i : i + 1] for m in maps], [rois[i]])[0]
+        model.on_rois(model._head, model.pooled_pyramid([m[i : i + 1] for m in maps]), [rois[i]])[0]
         for i, count in enumerate(num_per_image)
         if count
     ]
