@@ -211,7 +211,7 @@ def make_job(args: argparse.Namespace, config: Mapping[str, Any] | None) -> Job:
             batch_size=batch_size if args.batch_size is None else args.batch_size,
             num_workers=num_workers if args.num_workers is None else args.num_workers,
             precision=args.precision or (config["train"]["precision"] if config else "fp32"),
-            channels_last=config["train"]["channels_last"] if config else False,
+            channels_last=config["train"]["channels_last"] if config else True,
         ),
     )
 

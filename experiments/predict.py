@@ -132,7 +132,7 @@ def submit(args: argparse.Namespace, pixel_range: PixelRange | None, max_megapix
             args.images,
             path,
             init_world_on(args.device, "--device"),
-            Computation(args.batch_size, args.num_workers, precision="fp32", channels_last=False),
+            Computation(args.batch_size, args.num_workers, precision="fp32", channels_last=True),
             args.score_threshold,
             model.card.pixel_range if pixel_range is None else pixel_range,
             max_megapixels,

@@ -48,14 +48,14 @@ class DynamicInteraction(nn.Module):
         # backward pass from copying the gradient of that output together.
         first, second = zip(self.dynamic_layer.weight.chunk(2), self.dynamic_layer.bias.chunk(2), strict=True)
         x = torch.bmm(roi, F.linear(features, *first).view(-1, self.hidden_dim, self.dim_dynamic))
-        x = F.relu(self.norm1(x))
+        x = self.norm1(x).relu_()
         x = torch.bmm(x, F.linear(features, *second).view(-1, self.dim_dynamic, self.hidden_dim))
-        return F.relu(self.norm2(x))
+        return self.norm2(x).relu_()
 
     def forward(self, object_features: Tensor, roi_features: Tensor) -> Tensor:
         """Object features (N, P, C) and RoI features (N, P, C, S, S) to object features (N, P, C)."""
         filtered = self.filter_roi(object_features, roi_features)
-        x = F.relu(self.norm3(self.out_layer(filtered.flatten(1))))
+        x = self.norm3(self.out_layer(filtered.flatten(1))).relu_()
         return self.norm(object_features + self.dropout(x.view_as(object_features)))
 
 

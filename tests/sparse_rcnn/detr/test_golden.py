@@ -298,7 +298,7 @@ class Steps:
 
 
 def six_steps(wanted: dict[str, Any], rounding: float) -> Steps:
-    """The steps of the reference, with the output of each stage of the ResNet changed by ``rounding`` in relation to it."""
+    """The steps of the reference; each stage of the ResNet gives its maps times 1 + ``rounding`` * noise."""
     case = load("detr_b")
     model, criterion = case.model.train(), case.criterion
     settings = case.meta["optimizer"]
