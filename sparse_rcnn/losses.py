@@ -12,6 +12,7 @@ from torchvision.ops import sigmoid_focal_loss
 from sparse_rcnn.boxes import generalized_iou, whwh
 from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.matcher import HungarianMatcher, Matches, check_focal, check_not_negative
+from sparse_rcnn.precision import exact
 from sparse_rcnn.structures import Targets
 
 
@@ -61,7 +62,7 @@ class SetCriterion(Criterion):
         # Under autocast too, matching and losses are float32.
         logits = torch.stack([o.logits for o in output]).float()
         boxes = self._stacked_boxes(output).float()
-        with torch.autocast(logits.device.type, enabled=False):
+        with exact(logits.device):
             matches = self.matcher(logits, boxes, targets, image_sizes_hw)
             loss_class = self._class_loss(logits, targets, matches)
             loss_l1, loss_giou = self._box_losses(boxes, targets, image_sizes_hw, matches)

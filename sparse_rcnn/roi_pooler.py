@@ -104,13 +104,14 @@ class MultiLevelRoIAlign(RoIPooler):
         level = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(pyramid.sizes_hw) - 1)
         exists = level >= 0
         index = (level - MIN_LEVEL).clamp(min=0)
-        heights, widths = pyramid.sizes_hw[index].unbind(1)
+        sizes_hw = pyramid.sizes_hw[index]
+        widths = sizes_hw[:, 1]
         image = torch.arange(num_images, device=boxes.device).repeat_interleave(num_proposals)
-        first = pyramid.starts[index] + image * heights * widths
+        first = pyramid.starts[index] + image * sizes_hw.prod(1)
 
         scaled = boxes * torch.exp2(-level.clamp(min=MIN_LEVEL).to(boxes.dtype))[:, None] - 0.5
-        rows, row_weights = self._samples(scaled[:, 1], scaled[:, 3], heights)
-        columns, column_weights = self._samples(scaled[:, 0], scaled[:, 2], widths)
+        cells, cell_weights = self._samples(scaled[:, :2], scaled[:, 2:], sizes_hw.flip(1))
+        (columns, rows), (column_weights, row_weights) = cells.unbind(1), cell_weights.unbind(1)
         size, taps = self.output_size, 2 * self.sampling_ratio
         shape = (len(boxes) * size * size, taps * taps)
         # (R, S, 1, taps, 1) rows against (R, 1, S, 1, taps) columns: every bin with every pixel it draws on.
@@ -124,24 +125,24 @@ class MultiLevelRoIAlign(RoIPooler):
         return pooled.view(len(boxes), size * size, -1).transpose(1, 2).unflatten(2, (size, size))
 
     def _samples(self, low: Tensor, high: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels and weights along one axis: (R,) edges and lengths to twice (R, S, 2 * sampling_ratio)."""
+        """Cells and weights along (x, y): edges and lengths (R, 2) to twice (R, 2, S, 2 * sampling_ratio)."""
         bin_size = (high - low) / self.output_size
         ratio = self.sampling_ratio
         bins = torch.arange(self.output_size, device=low.device)
         within = (torch.arange(ratio, device=low.device, dtype=low.dtype) + 0.5) / ratio
-        start = low[:, None] + bins * bin_size[:, None]
-        position = start[:, :, None] + within * bin_size[:, None, None]  # (R, S, ratio)
-        last = (length - 1)[:, None, None]
+        start = low[..., None] + bins * bin_size[..., None]
+        position = start[..., None] + within * bin_size[..., None, None]  # (R, 2, S, ratio)
+        last = (length - 1)[..., None, None]
         # As RoIAlign: a sample more than a pixel outside counts nothing, one at the rim is the rim's pixel.
-        inside = (position >= -1) & (position <= length[:, None, None])
+        inside = (position >= -1) & (position <= length[..., None, None])
         position = position.clamp(min=0).nan_to_num(0.0).clamp(max=1e9)
         floor = position.floor().to(torch.int64)
         at_rim = floor >= last
         floor = torch.where(at_rim, last, floor)
         fraction = torch.where(at_rim, 0.0, position - floor)
-        pixels = torch.stack((floor, torch.where(at_rim, last, floor + 1)), dim=-1)
+        cells = torch.stack((floor, torch.where(at_rim, last, floor + 1)), dim=-1)
         weights = torch.stack((1 - fraction, fraction), dim=-1) * inside[..., None]
-        return pixels.flatten(2), weights.flatten(2)
+        return cells.flatten(3), weights.flatten(3)
 
 
 class GatherRoIAlign(MultiLevelRoIAlign):

@@ -11,6 +11,7 @@ from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.detr.matcher import SoftmaxMatcher
 from sparse_rcnn.detr.output import QueryOutput
 from sparse_rcnn.matcher import Matches, check_not_negative
+from sparse_rcnn.precision import exact
 from sparse_rcnn.query_boxes import query_box_losses
 from sparse_rcnn.structures import Targets
 
@@ -80,7 +81,7 @@ class DETRCriterion(Criterion):
         if logits.shape[2] != self.num_queries:
             raise ValueError(f"num_queries of the criterion is {self.num_queries}, of the detector {logits.shape[2]}")
         boxes = torch.stack([o.boxes_cxcywh_norm for o in output]).float()
-        with torch.autocast(logits.device.type, enabled=False):
+        with exact(logits.device):
             matches = self.matcher(logits, boxes, targets, image_sizes_hw)
             loss_class = self._class_loss(logits, targets, matches)
             loss_l1, loss_giou = query_box_losses(boxes, targets, image_sizes_hw, matches)

@@ -9,6 +9,7 @@ from torchvision.ops import box_iou, sigmoid_focal_loss
 
 from sparse_rcnn.criterion import Criterion, Losses, Share
 from sparse_rcnn.matcher import check_focal, check_not_negative
+from sparse_rcnn.precision import exact
 from sparse_rcnn.retinanet.output import AnchorOutput
 from sparse_rcnn.retinanet.postprocess import BOX_CODER
 from sparse_rcnn.structures import Targets
@@ -70,7 +71,7 @@ class RetinaNetCriterion(Criterion):
         # Under autocast too, matching and losses are float32.
         logits, deltas = output.logits.float(), output.deltas.float()
         anchors = output.anchors_xyxy_abs
-        with torch.autocast(logits.device.type, enabled=False):
+        with exact(logits.device):
             matches = self.match(anchors, targets)
             is_foreground = matches >= 0
             divisor = is_foreground.sum(1).clamp(min=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-DEVICE = torch.device("cuda", 0)
+DEVICE = torch.device("meta")  # the one device besides the CPU that autograd and factories take on any machine
 # Operations whose result, or whose size of result, is a value on the device: the host waits for it.
 WAITING = {
     "_local_scalar_dense", "nonzero", "nonzero_numpy", "masked_select", "_unique", "_unique2", "unique_dim",
@@ -56,7 +56,6 @@ class PretendedDevice(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        torch._C._ensureCUDADeviceGuardSet()  # autograd asks for one
         self.reset()
 
     def reset(self) -> None:
@@ -109,6 +108,6 @@ def _like_inputs(result: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     def wrap(x: Any) -> Any:
         if not isinstance(x, Tensor) or isinstance(x, DeviceTensor):
             return x
-        return known.get(id(x)) or DeviceTensor(x)
+        return known[id(x)] if id(x) in known else DeviceTensor(x)
 
     return tree_map(wrap, result)
