@@ -17,7 +17,7 @@ from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.finite import check_finite
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.normalization import normalized
-from sparse_rcnn.postprocess import select_detections
+from sparse_rcnn.postprocess import best_scores, select_detections
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.responses import record_responses
 from sparse_rcnn.roi_pooler import RoIPooler
@@ -117,6 +117,15 @@ class SparseRCNN(Detector):
 
     def recording_responses(self) -> AbstractContextManager[Sequence[Tensor]]:
         return record_responses(self.stages)
+
+    def graph_outputs(self, output: Sequence[StageOutput], image_sizes_hw: Tensor, outputs: str) -> dict[str, Tensor]:
+        if outputs == "stages":
+            named: dict[str, Tensor] = {}
+            for i, stage in enumerate(output):
+                named |= {f"logits_{i}": stage.logits, f"boxes_xyxy_abs_{i}": stage.boxes_xyxy_abs}
+            return named
+        boxes_xyxy_abs, scores, labels = best_scores(output[-1], image_sizes_hw, image_sizes_hw)
+        return {"boxes_xyxy_abs": boxes_xyxy_abs, "scores": scores, "labels": labels}
 
     def normalize(self, images: Tensor, image_sizes_hw: Tensor) -> Tensor:
         """Raw images (N, 3, H, W), 0..255, to normalised float32 ones whose padding is zero (semantics.md#input)."""

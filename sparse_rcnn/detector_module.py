@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparse_rcnn.class_rows import ClassRows
+from sparse_rcnn.errors import UserError
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.structures import Detections
 
@@ -83,6 +84,22 @@ class DetectorModule(nn.Module):
         Parts that depend on values (sampling, NMS) take their largest size.
         """
         return self(images, image_sizes_hw)
+
+    def graph_outputs(self, output: Any, image_sizes_hw: Tensor, outputs: str) -> dict[str, Tensor]:
+        """Named tensors of fixed sizes for an exported graph (``export.py``), from an output of one image.
+
+        Args:
+            output: of the forward pass.
+            image_sizes_hw: (1, 2), in whose pixels boxes are given.
+            outputs: ``detections`` (``boxes_xyxy_abs``, ``scores``, ``labels``, best first) or ``stages``.
+
+        Raises:
+            UserError: the detector has none; says why.
+        """
+        raise UserError(
+            f"a {type(self).__name__} cannot be exported: the number of its detections depends on values (NMS), or its "
+            "fixed outputs are not written; Sparse R-CNN can"
+        )
 
     def class_tensors(self) -> Mapping[str, ClassRows]:
         """Names of the tensors that have rows of classes, and which they are; empty where a detector names none."""

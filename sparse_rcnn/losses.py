@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
+from torch.nn import functional as F
 
 from sparse_rcnn.boxes import generalized_iou, whwh
 from sparse_rcnn.criterion import Criterion, Losses, Share
@@ -78,10 +78,16 @@ class SetCriterion(Criterion):
         return torch.stack([o.boxes_xyxy_abs for o in output])
 
     def _class_loss(self, logits: Tensor, targets: Targets, m: Matches) -> Tensor:
-        one_hot = torch.zeros_like(logits)
-        one_hot[m.stage, m.image, m.proposal, targets.labels[m.image, m.target]] = 1
-        loss = sigmoid_focal_loss(logits, one_hot, self.focal_alpha, self.focal_gamma, reduction="none")
-        return loss.flatten(1).sum(1)
+        # As if nothing were matched, and for each match the difference that it makes: a one-hot target would be read,
+        # and its branch computed, for every class of every proposal.
+        absent = self._absent_loss(logits).flatten(1).sum(1)
+        matched = logits[m.stage, m.image, m.proposal, targets.labels[m.image, m.target]]
+        present = self.focal_alpha * (1 - matched.sigmoid()) ** self.focal_gamma * F.softplus(-matched)
+        return absent.index_add(0, m.stage, present - self._absent_loss(matched))
+
+    def _absent_loss(self, logits: Tensor) -> Tensor:
+        """The focal loss of classes that are not there."""
+        return (1 - self.focal_alpha) * logits.sigmoid() ** self.focal_gamma * F.softplus(logits)
 
     def _box_losses(self, boxes: Tensor, targets: Targets, image_sizes_hw: Tensor, m: Matches) -> tuple[Tensor, Tensor]:
         predicted = boxes[m.stage, m.image, m.proposal]

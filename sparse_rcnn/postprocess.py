@@ -25,14 +25,7 @@ def select_detections(output: StageOutput, image_sizes_hw: Tensor, original_size
     Raises:
         NonFinitePredictionError: logits or boxes are not finite.
     """
-    num_proposals, num_classes = output.logits.shape[1:]
-    scores, index = output.logits.float().sigmoid().flatten(1).topk(num_proposals, dim=1)
-    labels = index % num_classes
-    proposal = (index // num_classes)[..., None].expand(-1, -1, 4)
-    boxes = output.boxes_xyxy_abs.float().gather(1, proposal)
-    limit = whwh(original_sizes_hw)[:, None]
-    boxes = boxes * (limit / whwh(image_sizes_hw)[:, None])
-    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    boxes, scores, labels = best_scores(output, image_sizes_hw, original_sizes_hw)
     packed = torch.cat((boxes, scores[..., None], labels[..., None].float()), dim=2)
     packed = finite_on_host("detections", packed, logits=output.logits, boxes=output.boxes_xyxy_abs)
     detections = []
@@ -40,3 +33,20 @@ def select_detections(output: StageOutput, image_sizes_hw: Tensor, original_size
         kept = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
         detections.append(Detections(kept[:, :4], kept[:, 4], kept[:, 5].to(torch.int64)))
     return detections
+
+
+def best_scores(
+    output: StageOutput, image_sizes_hw: Tensor, original_sizes_hw: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (N, P, 4), scores and labels (N, P) of the P best of the P * K scores of each image, best first.
+
+    Boxes are scaled to the original size and clipped; those that have no width or height left are among them.
+    """
+    num_proposals, num_classes = output.logits.shape[1:]
+    scores, index = output.logits.float().sigmoid().flatten(1).topk(num_proposals, dim=1)
+    labels = index % num_classes
+    proposal = (index // num_classes)[..., None].expand(-1, -1, 4)
+    boxes = output.boxes_xyxy_abs.float().gather(1, proposal)
+    limit = whwh(original_sizes_hw)[:, None]
+    boxes = boxes * (limit / whwh(image_sizes_hw)[:, None])
+    return torch.minimum(boxes.clamp(min=0), limit), scores, labels

@@ -29,6 +29,7 @@ SCRIPTS = {
     "sparse-rcnn-status": "experiments.status",
     "sparse-rcnn-rows": "experiments.rows",
     "sparse-rcnn-benchmark": "experiments.benchmark",
+    "sparse-rcnn-export": "experiments.export",
     "sparse-rcnn-analysis": "analysis",
 }
 # A user's folder, beside the data and runs that come: a class, its option of a group, and an experiment that takes it.

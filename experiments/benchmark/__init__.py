@@ -1,0 +1,1 @@
+"""Speed as ratios and shares, measured side by side in one process."""

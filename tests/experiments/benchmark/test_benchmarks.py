@@ -1,0 +1,120 @@
+"""What is measured: parts that add up, FLOPs by hand, every benchmark's command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.benchmark.measure import interleaved
+from experiments.benchmark.models import DEFAULT_SETTINGS, Setting, Workload, model_rows, step_rows
+from experiments.benchmark.parts import PartTimer, gflop_by_part, modules_of_parts, part_name
+from experiments.benchmark.report import Report
+
+
+def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
+
+
+CPU = torch.device("cpu")
+SMALL = Workload("mini", "baseline", (), (64, 64), 1)
+
+
+class Chain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8, bias=False)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"inner": nn.Linear(8, 8, bias=False)}) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block["inner"](x)
+        return x
+
+
+def test_parts_and_their_flops_by_hand() -> None:
+    model = Chain()
+    assert [name for name, _ in modules_of_parts(model)] == ["first", "blocks.inner", "blocks.inner"]
+    assert part_name("stages.3.interaction.norm1") == "stages.interaction"
+    gflop = gflop_by_part(model, lambda: model(torch.ones(3, 4)))
+    # 2 * 3 * 4 * 8, and twice 2 * 3 * 8 * 8.
+    assert gflop == pytest.approx({"first": 192e-9, "blocks.inner": 768e-9, "total": 960e-9})
+
+
+def test_the_timer_leaves_the_model_as_it_was() -> None:
+    model = Chain()
+    timer = PartTimer(model, CPU)
+    with timer() as seconds:
+        model(torch.ones(3, 4))
+    assert set(seconds) == {"first", "blocks.inner"}
+    assert all(value > 0 for value in seconds.values())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_sides_take_turns_and_the_first_pass_does_not_count() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> dict[str, float]:
+        order.append(name)
+        return {"total": float(len(order))}
+
+    measured = interleaved({"a": lambda: side("a"), "b": lambda: side("b")}, num_repeats=2)
+    assert order == ["a", "b"] * 3
+    assert measured == {"a": {"total": [3.0, 5.0]}, "b": {"total": [4.0, 6.0]}}
+
+
+@pytest.mark.parametrize("measure", [model_rows, step_rows])
+def test_the_parts_of_a_row_add_up_to_the_whole(measure: object) -> None:
+    rows = measure(SMALL, DEFAULT_SETTINGS, CPU, 2)  # type: ignore[operator]
+    by_setting = {s.name: {r.part: r for r in rows if r.setting == s.name} for s in DEFAULT_SETTINGS}
+    for name, parts in by_setting.items():
+        assert {"backbone.bottom_up", "backbone.fpn", "roi_pooler", "stages.interaction", "stages.reuse"} < set(parts)
+        for i in range(2):
+            whole = sum(r.seconds[i] for part, r in parts.items() if part != "total")
+            assert whole == pytest.approx(parts["total"].seconds[i]), name
+    assert by_setting["bfloat16"]["total"].dtype == "bf16"
+    if measure is step_rows:
+        assert {"criterion.cost", "criterion.assignment", "criterion.losses", "backward", "update"} < set(
+            by_setting["float32"]
+        )
+    else:
+        parts = by_setting["float32"]
+        counted = sum(r.gflop or 0.0 for part, r in parts.items() if part != "total")
+        assert counted == pytest.approx(parts["total"].gflop), "nothing counted is outside of a part"
+
+
+def test_rows_of_other_detectors_are_measured_by_their_own_parts() -> None:
+    rows = model_rows(Workload("mini", "retinanet", (), (64, 64), 1), [Setting("float32")], CPU, 1)
+    assert {"backbone.bottom_up", "total", "rest"} < {r.part for r in rows}
+
+
+def test_the_command_measures_writes_and_compares(tmp_path: Path) -> None:
+    options = ["--size", "64x64", "--repeats", "2", "--threads", "1", "--setting", "float32"]
+    done = run_module("experiments.benchmark", "model", *options, "--json", str(tmp_path / "a.json"))
+    assert done.returncode == 0, done.stderr
+    assert "stages.interaction" in done.stdout
+    assert Report.read(tmp_path / "a.json").machine["num_threads"] == 1
+    done = run_module("experiments.benchmark", "--compare", *[str(tmp_path / "a.json")] * 2)
+    assert done.returncode == 0, done.stderr
+    assert "undecided" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed"], "no benchmark 'speed': choose from model, step, data"),
+        (["model", "--repeats", "0"], "--repeats must be at least 1"),
+        (["model", "--size", "800"], "--size must be HEIGHTxWIDTH in pixels, such as 800x1066, got '800'"),
+        (["fps"], "fps needs --images FOLDER"),
+        (["model", "--compare", "a", "b"], "--compare reads two reports and measures nothing"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
+    done = run_module("experiments.benchmark", *arguments)
+    assert done.returncode == 2 or done.returncode == 1
+    assert message in done.stderr
