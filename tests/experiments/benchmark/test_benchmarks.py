@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from experiments.benchmark.fps import fps_rows, summary
 from experiments.benchmark.measure import interleaved
 from experiments.benchmark.models import DEFAULT_SETTINGS, Setting, Workload, model_rows, step_rows
 from experiments.benchmark.parts import PartTimer, gflop_by_part, modules_of_parts, part_name
 from experiments.benchmark.report import Report
+from sparse_rcnn.errors import UserError
+from tests.support.detectors import small_card, small_detector
 
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -91,6 +95,25 @@ def test_the_parts_of_a_row_add_up_to_the_whole(measure: object) -> None:
 def test_rows_of_other_detectors_are_measured_by_their_own_parts() -> None:
     rows = model_rows(Workload("mini", "retinanet", (), (64, 64), 1), [Setting("float32")], CPU, 1)
     assert {"backbone.bottom_up", "total", "rest"} < {r.part for r in rows}
+
+
+def test_frames_per_second_of_files(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths:
+        Image.new("RGB", (90, 60)).save(path)
+    rows = fps_rows(small_detector(card=small_card()), paths, "fp32", CPU, "float32")
+    read, detect, total = rows
+    assert [r.part for r in rows] == ["read", "detect", "total"]
+    assert total.seconds == [a + b for a, b in zip(read.seconds, detect.seconds, strict=True)]
+    assert len(total.seconds) == 4, "those that warm up do not count"
+    assert summary(rows).endswith("(4 images, one at a time)")
+
+
+def test_frames_per_second_need_an_image_and_a_card(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--images holds no image to measure on"):
+        fps_rows(small_detector(card=small_card()), [], "fp32", CPU, "float32")
+    with pytest.raises(UserError, match="the detector has no card"):
+        fps_rows(small_detector(), [tmp_path / "a.png"], "fp32", CPU, "float32")
 
 
 def test_the_command_measures_writes_and_compares(tmp_path: Path) -> None:
