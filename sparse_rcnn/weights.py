@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -112,7 +111,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, ModelCard]]:
 
 
 def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MODULES) -> DetectorModule:
-    """Build the detector a weights file describes and load it, in eval mode, channels-last, on the CPU."""
+    """Build the detector a weights file describes and load it, in eval mode, on the CPU."""
     path = find_weights(path)
     tensors, card = read_weights(path)
     model = build(card.architecture, trusted_modules)
@@ -122,8 +121,7 @@ def load_detector(path: str | Path, trusted_modules: Sequence[str] = TRUSTED_MOD
         raise CheckpointError(f"{path} names {len(card.categories)} classes, its model has {num_classes}")
     load_tensors(model, tensors, str(path))
     model.card = card
-    # The faster layout of convolutions, and that in which the pooler reads their maps.
-    return model.eval().to(memory_format=torch.channels_last)
+    return model.eval()
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:

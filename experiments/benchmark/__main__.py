@@ -133,6 +133,8 @@ def _rows(
 
 
 def _fps(arguments: argparse.Namespace, workload: Workload, settings: list[Setting], device: Any) -> list[Row]:
+    import torch
+
     from experiments.benchmark.fps import fps_rows, summary
     from experiments.cli.picture_folders import find_pictures
     from sparse_rcnn.detector_base import Detector
@@ -148,7 +150,8 @@ def _fps(arguments: argparse.Namespace, workload: Workload, settings: list[Setti
             model.card = ModelCard(config["model"], [], evaluation["short_side"], evaluation["max_long_side"])
         else:
             with trusted_modules(arguments) as trusted:
-                model = Detector.from_pretrained(arguments.weights, trusted).to(device)
+                model = Detector.from_pretrained(arguments.weights, trusted)
+            model.to(device).to(memory_format=torch.channels_last)
         measured = fps_rows(model, paths, config["train"]["precision"], device, setting.name)
         print(f"{setting.name}: {summary(measured)}")
         rows += measured

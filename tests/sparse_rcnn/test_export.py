@@ -13,8 +13,8 @@ from torch import Tensor
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.export import METADATA_FILE, TOLERANCE, Graph, GraphRoIAlign, export, largest_difference, same_order
 from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
-from tests.sparse_rcnn.test_roi_pooler import boxes_of_every_kind, maps_of
 from tests.support.detectors import resnet, small_card, small_detector
+from tests.support.pyramids import boxes_of_every_kind, maps_of
 
 SIZES = [(2, 3), (3, 2), (5, 4)]
 
