@@ -10,8 +10,8 @@ from experiments.cli.mistakes import run_cli
 from experiments.cli.trust import add_trust_option, trusted_modules
 
 if TYPE_CHECKING:
-    from experiments.benchmark.models import Setting, Workload
     from experiments.benchmark.report import Row
+    from experiments.benchmark.workload import Setting, Workload
 
 BENCHMARKS = {
     "model": "the forward pass of a row in evaluation, by part of the model",
@@ -105,22 +105,25 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _rows(
     name: str, arguments: argparse.Namespace, settings: list[Setting], size_hw: tuple[int, int], device: Any
 ) -> list[Row]:
-    from experiments.benchmark import micro, models
+    from experiments.benchmark import micro
     from experiments.benchmark.data import data_rows
+    from experiments.benchmark.forward import model_rows
     from experiments.benchmark.measure import interleaved, timed
     from experiments.benchmark.report import Row
+    from experiments.benchmark.step import step_rows
     from experiments.benchmark.textbook import textbook_rows
+    from experiments.benchmark.workload import Workload
 
     overrides, repeats = tuple(arguments.set), arguments.repeats
 
     def workload(batch_size: int) -> Workload:
         size = arguments.batch or batch_size
-        return models.Workload(arguments.recipe, arguments.row, overrides, size_hw, size)
+        return Workload(arguments.recipe, arguments.row, overrides, size_hw, size)
 
     if name == "model":
-        return models.model_rows(workload(1), settings, device, repeats)
+        return model_rows(workload(1), settings, device, repeats)
     if name == "step":
-        return models.step_rows(workload(2), settings, device, repeats)
+        return step_rows(workload(2), settings, device, repeats)
     if name == "data":
         return data_rows(arguments.recipe, arguments.row, overrides, repeats)
     if name == "textbook":
@@ -156,7 +159,7 @@ def _fps(arguments: argparse.Namespace, workload: Workload, settings: list[Setti
 
 
 def _settings(given: list[str]) -> list[Setting]:
-    from experiments.benchmark.models import DEFAULT_SETTINGS, Setting
+    from experiments.benchmark.workload import DEFAULT_SETTINGS, Setting
 
     settings = []
     for text in given:

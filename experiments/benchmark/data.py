@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from time import perf_counter
 
 from experiments.benchmark.measure import TOTAL, interleaved
-from experiments.benchmark.models import Setting
 from experiments.benchmark.report import Row
+from experiments.benchmark.workload import Setting
 from experiments.config.build import build_datasets
 from experiments.config.rows import compose_row
 from experiments.run.embedded_data import ensure_data

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.benchmark.measure import TOTAL, interleaved, timed
-from experiments.benchmark.models import Setting, Workload
 from experiments.benchmark.report import Row
+from experiments.benchmark.workload import Setting, Workload
 from experiments.config.build import build_criterion
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.eval_mode import eval_mode
