@@ -44,10 +44,13 @@ class Workload:
     size_hw: tuple[int, int]
     batch_size: int
 
-    def config(self, setting: Setting) -> dict[str, Any]:
-        """The complete configuration under a setting."""
-        config = compose_row(self.recipe, self.row, [*self.overrides, *setting.overrides])
-        return with_num_classes(config, NUM_CLASSES)
+    def config(self, setting: Setting, num_classes: int = NUM_CLASSES) -> dict[str, Any]:
+        """The complete configuration under a setting, with stand-ins for data that are not named."""
+        return with_num_classes(self.row_config(setting, stand_ins=True), num_classes)
+
+    def row_config(self, setting: Setting, stand_ins: bool) -> dict[str, Any]:
+        """The row's configuration under a setting, as for a training on its own data."""
+        return compose_row(self.recipe, self.row, [*self.overrides, *setting.overrides], stand_ins=stand_ins)
 
     def model(self, config: dict[str, Any], device: torch.device) -> DetectorModule:
         """The detector with random weights."""

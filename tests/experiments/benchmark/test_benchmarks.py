@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import sparse_rcnn.matcher
 from experiments.benchmark import meters
 from experiments.benchmark.forward import forward_side, model_rows
-from experiments.benchmark.fps import fps_rows, summary
 from experiments.benchmark.measure import interleaved
 from experiments.benchmark.meters import Clock, Work
 from experiments.benchmark.parts import Attribution, modules_of_parts
@@ -23,8 +21,6 @@ from experiments.benchmark.report import Report
 from experiments.benchmark.step import criterion_parts, step_rows
 from experiments.benchmark.workload import DEFAULT_SETTINGS, Setting, Workload
 from experiments.config.build import build_criterion
-from sparse_rcnn.errors import UserError
-from tests.support.detectors import small_card, small_detector
 
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -157,25 +153,6 @@ def test_rows_of_other_detectors_are_measured_by_their_own_parts() -> None:
     assert {"backbone.bottom_up", "total", "rest"} < {r.part for r in rows}
 
 
-def test_frames_per_second_of_files(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i}.png" for i in range(4)]
-    for path in paths:
-        Image.new("RGB", (90, 60)).save(path)
-    rows = fps_rows(small_detector(card=small_card()), paths, "fp32", CPU, "float32")
-    read, detect, total = rows
-    assert [r.part for r in rows] == ["read", "detect", "total"]
-    assert total.seconds == [a + b for a, b in zip(read.seconds, detect.seconds, strict=True)]
-    assert len(total.seconds) == 4, "those that warm up do not count"
-    assert summary(rows).endswith("(4 images, one at a time)")
-
-
-def test_frames_per_second_need_an_image_and_a_card(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--images holds no image to measure on"):
-        fps_rows(small_detector(card=small_card()), [], "fp32", CPU, "float32")
-    with pytest.raises(UserError, match="the detector has no card"):
-        fps_rows(small_detector(), [tmp_path / "a.png"], "fp32", CPU, "float32")
-
-
 def test_the_command_measures_writes_and_compares(tmp_path: Path) -> None:
     options = ["--size", "64x64", "--repeats", "2", "--threads", "1", "--setting", "float32"]
     done = run_module("experiments.benchmark", "model", *options, "--json", str(tmp_path / "a.json"))
@@ -193,7 +170,9 @@ def test_the_command_measures_writes_and_compares(tmp_path: Path) -> None:
         (["speed"], "no benchmark 'speed': choose from model, step, data"),
         (["model", "--repeats", "0"], "--repeats must be at least 1"),
         (["model", "--size", "800"], "--size must be HEIGHTxWIDTH in pixels, such as 800x1066, got '800'"),
-        (["fps"], "fps needs --images FOLDER"),
+        (["fps", "--recipe", "paper"], "data.root: has no value; set it on the command line: data.root=..."),
+        (["fps", "--max-images", "0"], "--max-images must be at least 1"),
+        (["model", "--images", "photos"], "--images and --weights are of fps alone"),
         (["model", "--compare", "a", "b"], "--compare reads two reports and measures nothing"),
     ],
 )
