@@ -52,6 +52,7 @@ def main() -> None:
     add("--repeats", type=int, default=10, help="timed passes of each side (default 10)")
     add("--threads", type=int, help="torch threads (default: torch's own)")
     add("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    add("--only", metavar="NAME", help="of textbook: what has this in its name, such as criterion or '300 proposals'")
     add("--weights", type=user_path, metavar="PATH", help="of fps: a run directory or weights file in place of a row")
     add("--images", type=user_path, metavar="FOLDER", help="of fps: image files to measure on")
     add("--max-images", metavar="N", type=int, default=100, help="of fps: at most so many, the first (default 100)")
@@ -132,7 +133,7 @@ def _rows(
     if name == "data":
         return data_rows(arguments.recipe, arguments.row, overrides, repeats)
     if name == "textbook":
-        return textbook_rows(overrides, settings, device, repeats)
+        return textbook_rows(overrides, settings, device, repeats, arguments.only)
     if name == "fps":
         return _fps(arguments, workload(1), settings, device)
     sides = getattr(micro, name)()

@@ -46,7 +46,7 @@ def of_folder(folder: Path, card: ModelCard, max_images: int) -> Pictures:
 
 
 def of_configuration(config: dict[str, Any], max_images: int) -> tuple[Pictures, int]:
-    """The validation images of a row's configuration, and the number of classes; embedded data are made where they are not there yet.
+    """The validation images of a row's configuration, and the number of classes; embedded data are made if need be.
 
     Raises:
         UserError: the data cannot be used.

@@ -11,16 +11,23 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import sparse_rcnn.data.coco
 import sparse_rcnn.matcher
 from experiments.benchmark import meters
+from experiments.benchmark.data import data_rows
 from experiments.benchmark.forward import forward_side, model_rows
 from experiments.benchmark.measure import interleaved
 from experiments.benchmark.meters import Clock, Work
 from experiments.benchmark.parts import Attribution, modules_of_parts
 from experiments.benchmark.report import Report
 from experiments.benchmark.step import criterion_parts, step_rows
+from experiments.benchmark.textbook_data import mapper_of
 from experiments.benchmark.workload import DEFAULT_SETTINGS, Setting, Workload
 from experiments.config.build import build_criterion
+from sparse_rcnn.data.transforms import EvalTransform, RandomCropRecipe, TrainTransform
+from sparse_rcnn.errors import UserError
+from tests.support import textbook_data
+from tests.support.training import GENERATOR, data_root
 
 
 def run_module(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -153,6 +160,22 @@ def test_rows_of_other_detectors_are_measured_by_their_own_parts() -> None:
     assert {"backbone.bottom_up", "total", "rest"} < {r.part for r in rows}
 
 
+def test_the_parts_of_data_loading_add_up_to_the_whole() -> None:
+    rows = data_rows("mini", "baseline", [*GENERATOR, f"data.root={data_root()}"], 2)
+    assert {row.part for row in rows} == {"decode", "resize", "augment", "collate", "total"}
+    *parts, total = rows
+    assert [sum(column) for column in zip(*(row.seconds for row in parts), strict=True)] == pytest.approx(total.seconds)
+    assert "read_image" in sparse_rcnn.data.coco.read_image.__qualname__, "the library's own again"
+
+
+def test_the_textbook_has_no_other_augmentation_than_the_papers() -> None:
+    with pytest.raises(UserError, match=r"input\.train: the textbook has no EvalTransform"):
+        mapper_of(textbook_data, EvalTransform(64, None))
+    mapper = mapper_of(textbook_data, TrainTransform([64], 96, 0.5, RandomCropRecipe(0.5, [40], 30, 50)))
+    assert (mapper.short_sides, mapper.max_long_side, mapper.flip_probability) == ([64], 96, 0.5)
+    assert mapper.crop == (0.5, [40], 30, 50)
+
+
 def test_the_command_measures_writes_and_compares(tmp_path: Path) -> None:
     options = ["--size", "64x64", "--repeats", "2", "--threads", "1", "--setting", "float32"]
     done = run_module("experiments.benchmark", "model", *options, "--json", str(tmp_path / "a.json"))
@@ -171,6 +194,7 @@ def test_the_command_measures_writes_and_compares(tmp_path: Path) -> None:
         (["model", "--repeats", "0"], "--repeats must be at least 1"),
         (["model", "--size", "800"], "--size must be HEIGHTxWIDTH in pixels, such as 800x1066, got '800'"),
         (["fps", "--recipe", "paper"], "data.root: has no value; set it on the command line: data.root=..."),
+        (["textbook", "--only", "heads"], "--only heads: nothing was measured; the names are forward, 100 proposals, "),
         (["fps", "--max-images", "0"], "--max-images must be at least 1"),
         (["model", "--images", "photos"], "--images and --weights are of fps alone"),
         (["model", "--compare", "a", "b"], "--compare reads two reports and measures nothing"),
