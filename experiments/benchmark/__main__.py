@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli.mistakes import run_cli
 from experiments.cli.trust import add_trust_option, trusted_modules
+from sparse_rcnn.places import user_path
 
 if TYPE_CHECKING:
-    from experiments.benchmark.models import Setting, Workload
     from experiments.benchmark.report import Row
+    from experiments.benchmark.workload import Setting, Workload
 
 BENCHMARKS = {
     "model": "the forward pass of a row in evaluation, by part of the model",
@@ -20,7 +21,8 @@ BENCHMARKS = {
     "evaluation": "COCO evaluation of 500 images: pycocotools against hotcoco",
     "logging": "50 training steps of recipe=mini without W&B, once more without it, and with W&B offline",
     "textbook": "the paper's detector against a textbook's, which is in a checkout alone",
-    "fps": "frames per second of a row, a run or a weights file (--weights) on images (--images)",
+    "fps": "frames per second of a row, a run or a weights file (--weights), one image at a time, with and without "
+    "reading, on a folder of images (--images) or the validation images of the row or run",
 }
 DEFAULT = ("model", "step", "data", "evaluation")
 SIZES_HW = {"paper": (800, 1066)}
@@ -50,8 +52,10 @@ def main() -> None:
     add("--repeats", type=int, default=10, help="timed passes of each side (default 10)")
     add("--threads", type=int, help="torch threads (default: torch's own)")
     add("--device", default="auto", help="auto, cpu or cuda (default auto)")
-    add("--weights", type=Path, metavar="PATH", help="of fps: a run directory or weights file in place of a row")
-    add("--images", type=Path, metavar="FOLDER", help="of fps: image files to measure on")
+    add("--only", metavar="NAME", help="of textbook: what has this in its name, such as criterion or '300 proposals'")
+    add("--weights", type=user_path, metavar="PATH", help="of fps: a run directory or weights file in place of a row")
+    add("--images", type=user_path, metavar="FOLDER", help="of fps: image files to measure on")
+    add("--max-images", metavar="N", type=int, default=100, help="of fps: at most so many, the first (default 100)")
     add("--json", type=Path, metavar="FILE", help="write all samples, for --compare")
     add("--markdown", type=Path, metavar="FILE", help="write the table")
     add(
@@ -65,8 +69,10 @@ def main() -> None:
         parser.error("--repeats must be at least 1")
     if arguments.compare and arguments.names:
         parser.error("--compare reads two reports and measures nothing: give it without a benchmark")
-    if ("fps" in arguments.names) != bool(arguments.images):
-        parser.error("fps needs --images FOLDER, and --images is of fps alone")
+    if arguments.max_images < 1:
+        parser.error("--max-images must be at least 1")
+    if "fps" not in arguments.names and (arguments.images or arguments.weights):
+        parser.error("--images and --weights are of fps alone")
     run_cli(lambda: _compare(arguments) if arguments.compare else _measure(arguments))
 
 
@@ -105,26 +111,29 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _rows(
     name: str, arguments: argparse.Namespace, settings: list[Setting], size_hw: tuple[int, int], device: Any
 ) -> list[Row]:
-    from experiments.benchmark import micro, models
+    from experiments.benchmark import micro
     from experiments.benchmark.data import data_rows
+    from experiments.benchmark.forward import model_rows
     from experiments.benchmark.measure import interleaved, timed
     from experiments.benchmark.report import Row
+    from experiments.benchmark.step import step_rows
     from experiments.benchmark.textbook import textbook_rows
+    from experiments.benchmark.workload import Workload
 
     overrides, repeats = tuple(arguments.set), arguments.repeats
 
     def workload(batch_size: int) -> Workload:
         size = arguments.batch or batch_size
-        return models.Workload(arguments.recipe, arguments.row, overrides, size_hw, size)
+        return Workload(arguments.recipe, arguments.row, overrides, size_hw, size)
 
     if name == "model":
-        return models.model_rows(workload(1), settings, device, repeats)
+        return model_rows(workload(1), settings, device, repeats)
     if name == "step":
-        return models.step_rows(workload(2), settings, device, repeats)
+        return step_rows(workload(2), settings, device, repeats)
     if name == "data":
         return data_rows(arguments.recipe, arguments.row, overrides, repeats)
     if name == "textbook":
-        return textbook_rows(overrides, settings, device, repeats)
+        return textbook_rows(overrides, settings, device, repeats, arguments.only)
     if name == "fps":
         return _fps(arguments, workload(1), settings, device)
     sides = getattr(micro, name)()
@@ -133,33 +142,21 @@ def _rows(
 
 
 def _fps(arguments: argparse.Namespace, workload: Workload, settings: list[Setting], device: Any) -> list[Row]:
-    import torch
+    from experiments.benchmark.fps import row_fps, summary, weights_fps
 
-    from experiments.benchmark.fps import fps_rows, summary
-    from experiments.cli.picture_folders import find_pictures
-    from sparse_rcnn.detector_base import Detector
-    from sparse_rcnn.model_card import ModelCard
-
-    paths, _ = find_pictures(arguments.images, Path("."))
-    rows: list[Row] = []
-    for setting in settings:
-        config = workload.config(setting)
-        if arguments.weights is None:
-            model = workload.model(config, device)
-            evaluation = config["input"]["eval"]
-            model.card = ModelCard(config["model"], [], evaluation["short_side"], evaluation["max_long_side"])
-        else:
-            with trusted_modules(arguments) as trusted:
-                model = Detector.from_pretrained(arguments.weights, trusted)
-            model.to(device).to(memory_format=torch.channels_last)
-        measured = fps_rows(model, paths, config["train"]["precision"], device, setting.name)
-        print(f"{setting.name}: {summary(measured)}")
-        rows += measured
+    images, max_images = arguments.images, arguments.max_images
+    if arguments.weights is None:
+        rows = row_fps(workload, settings, device, images, max_images)
+    else:
+        with trusted_modules(arguments) as trusted:
+            rows = weights_fps(arguments.weights, trusted, settings, device, images, max_images)
+    for line in summary(rows):
+        print(line)
     return rows
 
 
 def _settings(given: list[str]) -> list[Setting]:
-    from experiments.benchmark.models import DEFAULT_SETTINGS, Setting
+    from experiments.benchmark.workload import DEFAULT_SETTINGS, Setting
 
     settings = []
     for text in given:

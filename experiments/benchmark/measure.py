@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -24,15 +25,22 @@ def timed(run: Callable[[], Any]) -> Side:
     return side
 
 
+@contextmanager
+def progress(num_turns: int) -> Iterator[Callable[[], Any]]:
+    """A bar on the terminal, and the function that moves it on."""
+    with tqdm(total=num_turns, desc="measuring", leave=False, disable=None) as bar:
+        yield bar.update
+
+
 def interleaved(sides: Mapping[str, Side], num_repeats: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of ``num_repeats`` passes by side and part, after one pass of each side that does not count."""
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in sides}
-    with tqdm(total=len(sides) * (num_repeats + 1), desc="measuring", leave=False) as bar:
+    with progress(len(sides) * (num_repeats + 1)) as advance:
         for repeat in range(num_repeats + 1):
             for name, side in sides.items():
                 parts = side()
                 if repeat:
                     for part, value in parts.items():
                         seconds[name].setdefault(part, []).append(value)
-                bar.update()
+                advance()
     return seconds

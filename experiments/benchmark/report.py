@@ -16,7 +16,7 @@ from experiments.benchmark.measure import TOTAL
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import UserError
 
-COLUMNS = ("benchmark", "setting", "part", "ms", "spread", "share", "GFLOP/s", "of peak", "speed")
+COLUMNS = ("benchmark", "setting", "part", "ms", "spread", "share", "GFLOP/s", "of peak", "GB/s", "of copy", "speed")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Row:
         seconds: of every pass.
         gflop: floating-point operations of a pass in 1e9, where they are counted.
         dtype: ``fp32`` or ``bf16``, whose peak the part is held against.
+        gigabytes: that the operations of a pass read and write, where they are counted.
     """
 
     benchmark: str
@@ -36,6 +37,7 @@ class Row:
     seconds: list[float]
     gflop: float | None = None
     dtype: str = "fp32"
+    gigabytes: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -70,6 +72,8 @@ class Report:
             total = totals.get((row.benchmark, row.setting))
             speed = row.gflop / row.median if row.gflop and row.median else None
             peak = self.machine.get(f"gflops_{row.dtype}")
+            traffic = row.gigabytes / row.median if row.gigabytes and row.median else None
+            copy = self.machine.get("copy_gb_per_second")
             lines.append(
                 (
                     *row.key,
@@ -78,6 +82,8 @@ class Report:
                     f"{row.median / total:.0%}" if total else "",
                     f"{speed:.0f}" if speed else "",
                     f"{speed / peak:.0%}" if speed and peak else "",
+                    f"{traffic:.1f}" if traffic else "",
+                    f"{traffic / copy:.0%}" if traffic and copy else "",
                     f"{first / row.median:.2f} x" if row.median else "",
                 )
             )

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from experiments.benchmark.measure import TOTAL, interleaved, timed
-from experiments.benchmark.models import Setting, Workload
 from experiments.benchmark.report import Row
+from experiments.benchmark.textbook_data import data_sides
+from experiments.benchmark.workload import Setting, Workload
 from experiments.config.build import build_criterion
+from experiments.config.rows import compose_row
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.eval_mode import eval_mode
 from sparse_rcnn.precision import autocast
@@ -22,7 +24,7 @@ from sparse_rcnn.structures import StageOutput
 
 CHECKOUT = Path(__file__).parents[2]
 SIZE_HW = (800, 1066)
-TEXTBOOK = "textbook"
+TEXTBOOK, DATA = "textbook", "data loading"
 
 
 def textbook() -> Any:
@@ -41,30 +43,74 @@ def textbook() -> Any:
 
 
 def textbook_rows(
-    overrides: Sequence[str], settings: Sequence[Setting], device: torch.device, num_repeats: int
+    overrides: Sequence[str],
+    settings: Sequence[Setting],
+    device: torch.device,
+    num_repeats: int,
+    only: str | None = None,
 ) -> list[Row]:
     """Forward pass, head, head with loss, criterion and RoI pooling of the paper's detector, ours and the textbook's.
 
-    Each setting is one side of ours; the first side is the textbook's, in float32.
+    Each setting is one side of ours; the first side is the textbook's, in float32. Data loading is added where the
+    overrides name a data set that is there.
+
+    Args:
+        only: a part of the names of what is measured; None measures all.
+
+    Raises:
+        UserError: there is no checkout, or nothing of that name.
     """
     reference = textbook()
     rows: list[Row] = []
-    for num_proposals, row in ((100, "baseline"), (300, "num_proposals_300")):
-        workload = Workload("paper", row, tuple(overrides), SIZE_HW, 1)
-        two = Workload("paper", row, tuple(overrides), SIZE_HW, 2)
-        sides: dict[str, dict[str, Callable[[], Any]]] = {}
-        for setting in settings:
-            config = workload.config(setting)
-            model: Any = workload.model(config, device)
-            benchmarks = _sides(model, config, workload, two, device, num_proposals)
-            for name, run in benchmarks.items():
-                sides.setdefault(name, {})[setting.name] = run
-        plain = _textbook_sides(reference, workload, two, device, num_proposals)
+
+    def measure(sides: dict[str, dict[str, Callable[[], Any]]]) -> None:
         for name, of_settings in sides.items():
-            both = {TEXTBOOK: plain[name], **of_settings}
-            measured = interleaved({key: timed(run) for key, run in both.items()}, num_repeats)
-            rows += [Row(name, key, TOTAL, parts[TOTAL]) for key, parts in measured.items()]
+            measured = interleaved({key: timed(run) for key, run in of_settings.items()}, num_repeats)
+            rows.extend(Row(name, key, TOTAL, parts[TOTAL]) for key, parts in measured.items())
+
+    for num_proposals, row in ((100, "baseline"), (300, "num_proposals_300")):
+        chosen = [name for name in names_of(num_proposals) if only is None or only in name]
+        if chosen:
+            measure(_detector_sides(reference, overrides, settings, device, num_proposals, row, chosen))
+    if only is None or only in DATA:
+        config = compose_row("paper", "baseline", overrides)
+        if Path(config["data"]["train"]["annotations"]).is_file():
+            plain, ours = data_sides(config)
+            measure({DATA: {TEXTBOOK: plain, "ours": ours}})
+        else:
+            print(f"{DATA}: left out; --set data=coco_format --set data.train.annotations=... and so on name data")
+    if not rows:
+        names = ", ".join([*names_of(100), *names_of(300), DATA])
+        raise UserError(f"--only {only}: nothing was measured; the names are {names}")
     return rows
+
+
+def names_of(num_proposals: int) -> list[str]:
+    """Of what is measured of a detector."""
+    parts = ("forward", "head", "head and loss, backward", "criterion, backward", "RoI pooling of all stages")
+    return [f"{part}, {num_proposals} proposals" for part in parts]
+
+
+def _detector_sides(
+    reference: Any,
+    overrides: Sequence[str],
+    settings: Sequence[Setting],
+    device: torch.device,
+    num_proposals: int,
+    row: str,
+    chosen: Sequence[str],
+) -> dict[str, dict[str, Callable[[], Any]]]:
+    """Of each chosen name the sides: the textbook's, and ours by setting."""
+    workload = Workload("paper", row, tuple(overrides), SIZE_HW, 1)
+    two = Workload("paper", row, tuple(overrides), SIZE_HW, 2)
+    plain = _textbook_sides(reference, workload, two, device, num_proposals)
+    sides = {name: {TEXTBOOK: plain[name]} for name in chosen}
+    for setting in settings:
+        config = workload.config(setting)
+        ours = _sides(workload.model(config, device), config, workload, two, device, num_proposals)
+        for name in chosen:
+            sides[name][setting.name] = ours[name]
+    return sides
 
 
 def _sides(
@@ -108,13 +154,9 @@ def _sides(
         criterion(output, targets, sizes_two, share).total.backward()
         model.zero_grad()
 
-    return {
-        f"forward, {num_proposals} proposals": forward,
-        f"head, {num_proposals} proposals": head_alone,
-        f"head and loss, backward, {num_proposals} proposals": head_and_loss,
-        f"criterion, backward, {num_proposals} proposals": _criterion_side(criterion, num_proposals, device),
-        f"RoI pooling of all stages, {num_proposals} proposals": _pooling_side(model, maps, num_proposals, device),
-    }
+    pooling = _pooling_side(model, maps, num_proposals, device)
+    sides = (forward, head_alone, head_and_loss, _criterion_side(criterion, num_proposals, device), pooling)
+    return dict(zip(names_of(num_proposals), sides, strict=True))
 
 
 def _textbook_sides(
@@ -153,13 +195,7 @@ def _textbook_sides(
         for _ in model.stages:  # type: ignore[union-attr]
             reference.level_roi_align(maps, boxes)
 
-    return {
-        f"forward, {num_proposals} proposals": forward,
-        f"head, {num_proposals} proposals": head_alone,
-        f"head and loss, backward, {num_proposals} proposals": head_and_loss,
-        f"criterion, backward, {num_proposals} proposals": criterion,
-        f"RoI pooling of all stages, {num_proposals} proposals": pooling,
-    }
+    return dict(zip(names_of(num_proposals), (forward, head_alone, head_and_loss, criterion, pooling), strict=True))
 
 
 class _Given(torch.nn.Module):

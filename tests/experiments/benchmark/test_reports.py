@@ -22,16 +22,17 @@ def report(*rows: Row) -> Report:
 
 def test_cells_by_hand() -> None:
     cells = report(
-        Row("model", "float32", "head", [0.010, 0.020, 0.040], gflop=1.0),
+        Row("model", "float32", "head", [0.010, 0.020, 0.040], gflop=1.0, gigabytes=0.05),
         Row("model", "float32", "total", [0.080], gflop=4.0),
         Row("model", "bfloat16", "head", [0.005], gflop=1.0, dtype="bf16"),
         Row("model", "bfloat16", "total", [0.020]),
     ).cells()
     # 1 GFLOP in 20 ms is 50 GFLOP/s, half of 100; 20 of 80 ms; the median's median distance is 10 ms.
-    assert cells[0] == ("model", "float32", "head", "20.0", "10.0", "25%", "50", "50%", "1.00 x")
-    assert cells[1] == ("model", "float32", "total", "80.0", "0.0", "100%", "50", "50%", "1.00 x")
-    assert cells[2] == ("model", "bfloat16", "head", "5.0", "0.0", "25%", "200", "50%", "4.00 x")
-    assert cells[3][5:] == ("100%", "", "", "4.00 x")
+    # 0.05 GB in 20 ms are 2.5 GB/s, a quarter of 10.
+    assert cells[0] == ("model", "float32", "head", "20.0", "10.0", "25%", "50", "50%", "2.5", "25%", "1.00 x")
+    assert cells[1] == ("model", "float32", "total", "80.0", "0.0", "100%", "50", "50%", "", "", "1.00 x")
+    assert cells[2] == ("model", "bfloat16", "head", "5.0", "0.0", "25%", "200", "50%", "", "", "4.00 x")
+    assert cells[3][5:] == ("100%", "", "", "", "", "4.00 x")
 
 
 def test_a_report_comes_back_and_its_table_pastes(tmp_path: Path) -> None:
@@ -41,7 +42,7 @@ def test_a_report_comes_back_and_its_table_pastes(tmp_path: Path) -> None:
     lines = written.markdown().splitlines()
     assert lines[0].startswith("abacus, 2 cores, 1 threads, torch 2; measured peaks: 100 GFLOP/s in float32")
     assert lines[2] == f"| {' | '.join(COLUMNS)} |"
-    assert lines[4] == "| data | 64 images | total | 550.0 | 50.0 | 100% |  |  | 1.00 x |"
+    assert lines[4] == "| data | 64 images | total | 550.0 | 50.0 | 100% |  |  |  |  | 1.00 x |"
 
 
 def test_files_that_are_not_reports_are_one_line(tmp_path: Path) -> None:
