@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     if args.no_check:
         return
     worst = largest_difference(graph, args.out, CHECKED_SIZES)
-    if worst > TOLERANCE:
+    if not worst <= TOLERANCE:  # or NaN
         args.out.unlink()
         raise UserError(
             f"{args.out}: outputs differ from PyTorch's by {worst:.1e} of the largest number, more than {TOLERANCE:g}; "
