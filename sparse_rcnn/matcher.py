@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sparse_rcnn.boxes import generalized_iou, whwh
+from sparse_rcnn.boxes import generalized_iou, pairwise_l1, whwh
 from sparse_rcnn.structures import Targets
 
 
@@ -106,19 +106,6 @@ def assign_least_cost(cost: Tensor, num_per_image: Sequence[int], blame: Callabl
     return Matches(*flat.to(cost.device, non_blocking=True))
 
 
-def pairwise_l1(a: Tensor, b: Tensor) -> Tensor:
-    """L1 distances (S, N, P, M) of boxes (S, N, P, 4) and (N, M, 4).
-
-    One coordinate after the other, in place: (S, N, P, M, 4) differences would be gigabytes at 12 stages and 500
-    proposals, and ``torch.cdist`` is slower by far.
-    """
-    first, *others = zip(a[..., None].unbind(-2), b[None, :, None].unbind(-1), strict=True)
-    distance = (first[0] - first[1]).abs_()
-    for one, other in others:
-        distance += (one - other).abs_()
-    return distance
-
-
 def check_not_negative(**values: float) -> None:
     """Refuse a negative weight, or one that is not finite, by its name."""
     for name, value in values.items():
@@ -135,7 +122,7 @@ def check_focal(focal_alpha: float, focal_gamma: float) -> None:
 
 def focal_class_cost(logits: Tensor, labels: Tensor, focal_alpha: float, focal_gamma: float) -> Tensor:
     """The class cost (S, N, P, M) of logits (S, N, P, K) and labels (N, M), in float32 (semantics.md#matching)."""
-    # Of the classes of the targets alone: there are fewer of them than of all classes.
+    # Of the classes of the targets alone: most images have fewer objects than there are classes.
     index = labels[None, :, None, :].expand(logits.shape[0], -1, logits.shape[2], -1)
     p = logits.float().gather(3, index).sigmoid_()
     alpha, gamma = focal_alpha, focal_gamma

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
+from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou, pairwise_l1
 from sparse_rcnn.matcher import HungarianMatcher, focal_class_cost
 from sparse_rcnn.query_boxes import normalized_targets
 from sparse_rcnn.structures import Targets
@@ -25,7 +25,7 @@ class FocalQueryMatcher(HungarianMatcher):
         """Costs (L, N, Q, M) of logits (L, N, Q, K) and boxes (L, N, Q, 4); padded targets cost anything."""
         class_cost = focal_class_cost(logits, targets.labels, self.focal_alpha, self.focal_gamma)
         boxes = boxes.float()
-        wanted = normalized_targets(targets, image_sizes_hw).expand(len(boxes), -1, -1, -1)
-        l1_cost = torch.cdist(boxes.flatten(0, 1), wanted.flatten(0, 1), p=1).view_as(class_cost)
-        giou = generalized_iou(cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(wanted)[:, :, None])
+        wanted = normalized_targets(targets, image_sizes_hw)
+        l1_cost = pairwise_l1(boxes, wanted)
+        giou = generalized_iou(cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(wanted)[None, :, None])
         return self.class_cost * class_cost + self.l1_cost * l1_cost - self.giou_cost * giou

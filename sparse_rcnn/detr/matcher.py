@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou
+from sparse_rcnn.boxes import cxcywh_to_xyxy, generalized_iou, pairwise_l1
 from sparse_rcnn.matcher import Matches, assign_least_cost, blame, check_not_negative
 from sparse_rcnn.query_boxes import normalized_targets
 from sparse_rcnn.structures import Targets
@@ -31,15 +31,13 @@ class SoftmaxMatcher:
     @torch.no_grad()
     def cost(self, logits: Tensor, boxes_cxcywh_norm: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Tensor:
         """Costs (L, N, Q, M) of logits (L, N, Q, K + 1) and boxes (L, N, Q, 4); padded targets cost anything."""
-        num_layers, num_images, num_queries, _ = logits.shape
+        num_layers, _, num_queries, _ = logits.shape
         wanted = normalized_targets(targets, image_sizes_hw)
         boxes = boxes_cxcywh_norm.float()
         labels = targets.labels[None, :, None, :].expand(num_layers, -1, num_queries, -1)
         probability = logits.float().softmax(-1).gather(3, labels)
-        l1 = torch.cdist(boxes.flatten(0, 1), wanted.repeat(num_layers, 1, 1), p=1)
         giou = generalized_iou(cxcywh_to_xyxy(boxes)[:, :, :, None], cxcywh_to_xyxy(wanted)[None, :, None])
-        l1 = l1.view(num_layers, num_images, num_queries, -1)
-        return self.l1_cost * l1 - self.class_cost * probability - self.giou_cost * giou
+        return self.l1_cost * pairwise_l1(boxes, wanted) - self.class_cost * probability - self.giou_cost * giou
 
     @torch.no_grad()
     def __call__(self, logits: Tensor, boxes_cxcywh_norm: Tensor, targets: Targets, image_sizes_hw: Tensor) -> Matches:
