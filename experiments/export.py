@@ -30,10 +30,9 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Export, check and print what was written."""
     from sparse_rcnn.detector_base import Detector
-    from sparse_rcnn.export import SUFFIXES, TOLERANCE, export, largest_difference
+    from sparse_rcnn.export import TOLERANCE, check_suffix, export, largest_difference
 
-    if args.out.suffix not in SUFFIXES:
-        raise UserError(f"{args.out}: the suffix chooses the format: {' or '.join(SUFFIXES)}")
+    check_suffix(args.out)
     if not args.out.parent.is_dir():
         raise UserError(f"{args.out}: the folder {args.out.parent} does not exist")
     with trusted_modules(args) as trusted:

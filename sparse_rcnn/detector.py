@@ -20,7 +20,7 @@ from sparse_rcnn.normalization import normalized
 from sparse_rcnn.postprocess import best_scores, select_detections
 from sparse_rcnn.proposals import LearnedProposals
 from sparse_rcnn.responses import record_responses
-from sparse_rcnn.roi_pooler import RoIPooler
+from sparse_rcnn.roi_pooler import prepared
 from sparse_rcnn.stage import Stage
 from sparse_rcnn.structures import Detections, StageOutput, Targets
 
@@ -144,13 +144,14 @@ class SparseRCNN(Detector):
         """
         maps = self.backbone(self.normalize(images, image_sizes_hw))
         maps = self.positional_encoding(maps, image_sizes_hw)
-        if isinstance(self.roi_pooler, RoIPooler):
-            maps = self.roi_pooler.prepare(maps)
+        pyramid = prepared(self.roi_pooler, maps)
         boxes_xyxy_abs, proposal_features = self.proposals(image_sizes_hw)
         object_features = proposal_features
         outputs = []
         for stage in self.stages:
-            output, object_features = self._run_stage(stage, maps, boxes_xyxy_abs, object_features, proposal_features)
+            output, object_features = self._run_stage(
+                stage, pyramid, boxes_xyxy_abs, object_features, proposal_features
+            )
             outputs.append(output)
             # Boxes are detached, features are not (semantics.md#box-refinement).
             boxes_xyxy_abs = output.boxes_xyxy_abs.detach()
@@ -159,13 +160,13 @@ class SparseRCNN(Detector):
     def _run_stage(
         self,
         stage: nn.Module,
-        maps: Any,
+        pyramid: Any,
         boxes_xyxy_abs: Tensor,
         object_features: Tensor | None,
         proposal_features: Tensor | None,
     ) -> tuple[StageOutput, Tensor]:
         def run(boxes: Tensor, features: Tensor | None, learned: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-            output, features = stage(self.roi_pooler(maps, boxes), boxes, features, learned)
+            output, features = stage(self.roi_pooler(pyramid, boxes), boxes, features, learned)
             return output.logits, output.boxes_xyxy_abs, features
 
         start = (boxes_xyxy_abs, object_features, proposal_features)

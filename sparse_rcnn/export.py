@@ -103,8 +103,7 @@ def export(
     Raises:
         UserError: the suffix is another, the detector cannot be exported, or a package is missing.
     """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: the suffix chooses the format: {' or '.join(SUFFIXES)}")
+    check_suffix(path)
     graph = Graph(model, outputs)
     described = {**describe(model, outputs, graph.output_names), **(metadata or {})}
     height, width = (torch.export.Dim(name, min=1, max=_MAX_SIDE) for name in ("rows", "columns"))
@@ -120,6 +119,16 @@ def export(
             with temporary.open("wb") as file:
                 torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(described)})
     return graph
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file name that chooses none of the formats.
+
+    Raises:
+        UserError: names the file and the suffixes.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: the suffix chooses the format: {' or '.join(SUFFIXES)}")
 
 
 def describe(model: DetectorModule, outputs: str, output_names: Sequence[str]) -> dict[str, Any]:

@@ -49,6 +49,11 @@ class RoIPooler(nn.Module):
         return maps
 
 
+def prepared(pooler: nn.Module, maps: Sequence[Tensor]) -> Any:
+    """The maps as a pooler reads them; a pooler of one's own that prepares nothing reads the maps themselves."""
+    return pooler.prepare(maps) if isinstance(pooler, RoIPooler) else maps
+
+
 @dataclass(frozen=True)
 class PixelPyramid:
     """All pixels of a batch's pyramid as rows of one matrix.

@@ -35,7 +35,7 @@ def frames_per_second(
     with eval_mode(model):
         begun = perf_counter()
         for i in range(NUM_WARM_UP + num_repeats):
-            _synchronize(device)
+            synchronize(device)
             started = perf_counter()
             with autocast(precision, device):
                 output = model(moved.images, moved.image_sizes_hw)
@@ -47,6 +47,7 @@ def frames_per_second(
     return 1 / sorted(seconds)[len(seconds) // 2]
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU; a CPU has done its work already."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -21,7 +21,7 @@ from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.eval_mode import eval_mode
 from sparse_rcnn.model_card import ModelCard
-from sparse_rcnn.precision import autocast
+from sparse_rcnn.precision import autocast, memory_format
 from sparse_rcnn.rundir import layout
 
 NUM_WARM_UP = 3
@@ -80,8 +80,8 @@ def weights_fps(
                 f"changes {' and '.join(OF_ANY_DETECTOR)} alone"
             )
         train = Workload("mini", "baseline", (), (1, 1), 1).config(setting)["train"]
-        memory_format = torch.channels_last if train["channels_last"] else torch.contiguous_format
-        model = Detector.from_pretrained(path, trusted).to(device).to(memory_format=memory_format)
+        model = Detector.from_pretrained(path, trusted).to(device)
+        model.to(memory_format=memory_format(train["channels_last"]))
         sides[setting.name] = Measured(model, train["precision"])
     card = model.card
     assert card is not None

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from sparse_rcnn.speed import synchronize
+
 SIDE = 2048  # of the matrices whose product is timed
 
 
@@ -31,12 +33,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "gflops_bf16": _gflops(torch.bfloat16, device),
         "copy_gb_per_second": _copy_speed(device),
     }
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU; a CPU has done its work already."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _cpu_name() -> str:

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from experiments.benchmark.machine import synchronize
+from sparse_rcnn.speed import synchronize
 
 aten = torch.ops.aten
 # They neither read nor write values.

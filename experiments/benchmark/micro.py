@@ -47,13 +47,11 @@ def logging() -> dict[str, Callable[[], Any]]:
     from experiments.run.embedded_data import ensure_data
     from experiments.run.training import build_training
     from experiments.tracking.wandb_writer import WandbWriter
-    from sparse_rcnn.allocator import keep_freed_memory
     from sparse_rcnn.distributed import init_world
     from sparse_rcnn.runlog import JsonlWriter, Writer
 
-    keep_freed_memory()
     folder = Path(tempfile.mkdtemp(prefix="sparse_rcnn_benchmark_"))
-    config = compose_row("mini", "baseline", ["train.device=cpu", "train.channels_last=true"])
+    config = compose_row("mini", "baseline", ["train.device=cpu"])
     ensure_data(config)
     train_set, val_set = build_datasets(config)
     complete = with_num_classes(config, train_set.num_classes)

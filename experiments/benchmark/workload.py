@@ -11,6 +11,7 @@ from torch import Tensor
 from experiments.config.build import build, with_num_classes
 from experiments.config.rows import compose_row
 from sparse_rcnn.detector_module import DetectorModule
+from sparse_rcnn.precision import memory_format
 from sparse_rcnn.structures import Targets
 
 NUM_CLASSES = 80
@@ -56,8 +57,7 @@ class Workload:
         """The detector with random weights."""
         torch.manual_seed(0)
         model: DetectorModule = build(config, "model")
-        layout = torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format
-        return model.to(device).to(memory_format=layout)
+        return model.to(device).to(memory_format=memory_format(config["train"]["channels_last"]))
 
     def images(self, model: DetectorModule, device: torch.device) -> tuple[Tensor, Tensor]:
         """A padded batch of noise, and its sizes."""

@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from experiments.cli.naming import naming_workers
@@ -23,6 +22,7 @@ from sparse_rcnn.detection_table import DetectionTable
 from sparse_rcnn.detector_base import Detector
 from sparse_rcnn.distributed import World
 from sparse_rcnn.pixel_range import PixelRange
+from sparse_rcnn.precision import memory_format
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def detect_all(
     if world.device.type == "cpu":
         keep_freed_memory()
     model.to(world.device)
-    model.to(memory_format=torch.channels_last if how.channels_last else torch.contiguous_format)
+    model.to(memory_format=memory_format(how.channels_last))
     batches = eval_batches(dataset, how.batch_size, how.num_workers, world, model.size_divisor)
     sampler = batches.batch_sampler
     assert isinstance(sampler, EvalBatchSampler)

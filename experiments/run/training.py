@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from experiments.cli.naming import naming
 from experiments.config.build import (
     Config,
@@ -37,6 +35,7 @@ from sparse_rcnn.evaluation import CocoEvaluator, CocoGroundTruth
 from sparse_rcnn.finite import NonFinitePredictionError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
+from sparse_rcnn.precision import memory_format
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.writer import RunDirectory
@@ -59,7 +58,7 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
     seed_everything(config["seed"])  # the same on every rank: they build the same model
     model = build_model(config, train_set, world.is_main)
     model.to(world.device)
-    model.to(memory_format=torch.channels_last if config["train"]["channels_last"] else torch.contiguous_format)
+    model.to(memory_format=memory_format(config["train"]["channels_last"]))
     batches = TrainBatches(
         train_set,
         batch_size=config["train"]["batch_size"],

@@ -16,7 +16,7 @@ from sparse_rcnn.faster_rcnn.proposal_network import ProposalNetwork
 from sparse_rcnn.faster_rcnn.settings import check_positive
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.normalization import normalized
-from sparse_rcnn.roi_pooler import RoIPooler
+from sparse_rcnn.roi_pooler import prepared
 from sparse_rcnn.structures import Targets
 
 NUM_POOLED_LEVELS = 4  # p2..p5: p6 is for proposals alone
@@ -78,8 +78,7 @@ class ProposalDetector(Detector):
 
     def pooled_pyramid(self, maps: Sequence[Tensor]) -> Any:
         """The maps that regions are pooled from, as the pooler reads them, for all calls of `on_rois`."""
-        pyramid = maps[:NUM_POOLED_LEVELS]
-        return self.roi_pooler.prepare(pyramid) if isinstance(self.roi_pooler, RoIPooler) else pyramid
+        return prepared(self.roi_pooler, maps[:NUM_POOLED_LEVELS])
 
     def on_rois(
         self, head: Callable[[Tensor], tuple[Tensor, Tensor]], pyramid: Any, rois: Sequence[Tensor]
