@@ -1,4 +1,4 @@
-"""What is added up by part: seconds on the clock, operations and bytes."""
+"""Meters that add up by part: seconds on the clock, operations and bytes."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Work(TorchDispatchMode):
         self._part: str | None = None
 
     def switch(self, part: str | None) -> None:
+        """From now on count to ``part``; None: to none."""
         self._part = part
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

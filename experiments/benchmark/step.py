@@ -69,7 +69,7 @@ def step_side(workload: Workload, config: dict[str, Any], device: torch.device) 
 
 
 def learner_of(model: nn.Module, criterion: Any, config: dict[str, Any], device: torch.device) -> Learner:
-    """What `Learner.update` needs, of a configuration."""
+    """The learner of a configuration, as far as `Learner.update` uses it."""
     settings = LoopSettings(
         num_steps=1,
         num_steps_per_epoch=1,

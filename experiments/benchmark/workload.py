@@ -31,7 +31,7 @@ DEFAULT_SETTINGS = (Setting("float32"), Setting("bfloat16", ("train.precision=bf
 
 @dataclass(frozen=True)
 class Workload:
-    """What is measured.
+    """The row, image size and batch of a measurement.
 
     Attributes:
         recipe, row, overrides: the configuration, to which a setting adds its own overrides.

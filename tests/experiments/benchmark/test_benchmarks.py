@@ -1,4 +1,4 @@
-"""What is measured: parts that add up, FLOPs by hand, every benchmark's command."""
+"""Measurements: parts that add up, FLOPs by hand, every benchmark's command."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ def test_a_dilated_model_has_the_same_parameters() -> None:
 
 @dataclass
 class Steps:
-    """What six optimizer steps give: losses and norms by step, and the weights after them."""
+    """Outcome of six optimizer steps: losses and norms by step, and the weights after them."""
 
     losses: list[float]
     norms: list[float]
