@@ -87,6 +87,9 @@ class SparseRCNN(Detector):
     def proposal_tensors(self) -> set[str]:
         return {f"proposals.{name}" for name, _ in self.proposals.named_parameters()}
 
+    def head_modules(self) -> list[nn.Module]:
+        return list(self.stages)
+
     def detections(
         self, output: Sequence[StageOutput], image_sizes_hw: Tensor, original_sizes_hw: Tensor
     ) -> list[Detections]:

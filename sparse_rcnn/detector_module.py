@@ -101,6 +101,12 @@ class DetectorModule(nn.Module):
             "fixed outputs are not written; Sparse R-CNN can"
         )
 
+    def head_modules(self) -> list[nn.Module]:
+        """The repeated modules behind the backbone, stages or layers, each called on its own, for torch.compile; empty
+        where a detector has none.
+        """
+        return []
+
     def class_tensors(self) -> Mapping[str, ClassRows]:
         """Names of the tensors that have rows of classes, and which they are; empty where a detector names none."""
         return {}

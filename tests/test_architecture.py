@@ -61,7 +61,8 @@ LAYERS = [
     ["finite"],
     ["query_boxes", "postprocess", "retinanet.postprocess"],
     [
-        "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights", "checkpoint_files",
+        "compilation", "rundir.json_files", "step_log", "losses", "dataset_detection", "convert", "weights",
+        "checkpoint_files",
         "data.records", "data.image_headers",
         "detr.matcher", "detr.output", "retinanet.criterion",
         "deformable_detr.encoder", "deformable_detr.heads", "deformable_detr.matcher",

@@ -55,6 +55,7 @@ class TrainConfig:
     num_micro_batches: int = MISSING  # gradient accumulation, per process
     channels_last: bool = MISSING
     activation_checkpointing: bool = MISSING  # recompute each stage backwards: less memory, same numbers
+    compile: str = MISSING  # none | head | model, by torch.compile; evaluations run uncompiled
     log_every: int = MISSING  # steps
     checkpoint_every: int | None = MISSING  # steps; null: only at the end and on a stop request
 
@@ -68,6 +69,7 @@ class TrainConfig:
                 raise ValueError(f"lr_multipliers.{name} must be at least 0, got {value}")
         _one_of("lr_scaling", self.lr_scaling, ("none", "sqrt", "linear"))
         _one_of("precision", self.precision, ("fp32", "bf16"))
+        _one_of("compile", self.compile, ("none", "head", "model"))
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm must be above 0 or null, got {self.clip_norm}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

@@ -24,6 +24,7 @@ from experiments.run.views import view_images, write_views
 from experiments.tracking.progress_bar import ProgressWriter
 from experiments.tracking.status_file import StatusWriter
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
+from sparse_rcnn.compilation import compile_detector, uncompiled
 from sparse_rcnn.data.coco import CocoDetection
 from sparse_rcnn.data.loading import TrainBatches, eval_batches
 from sparse_rcnn.dataset_detection import detect
@@ -59,6 +60,8 @@ def build_training(config: Config, train_set: CocoDetection, val_set: CocoDetect
     model = build_model(config, train_set, world.is_main)
     model.to(world.device)
     model.to(memory_format=memory_format(config["train"]["channels_last"]))
+    with naming("train.compile"):
+        compile_detector(model, config["train"]["compile"], world.device)
     batches = TrainBatches(
         train_set,
         batch_size=config["train"]["batch_size"],
@@ -242,7 +245,10 @@ class Training:
             self.evaluated_model.size_divisor,
         )
         try:
-            tables = detect(self.evaluated_model, batches, self.val_set.category_ids, world, self.settings.precision)
+            with uncompiled():
+                tables = detect(
+                    self.evaluated_model, batches, self.val_set.category_ids, world, self.settings.precision
+                )
         except NonFinitePredictionError as error:
             lr = self.learner.optimizer.param_groups[0]["lr"]
             raise NonFiniteError(with_advice(f"evaluation: {error.fault}", self.step, lr)) from error
@@ -253,7 +259,8 @@ class Training:
         evaluation = evaluate_stages(
             tables, self._evaluator, reference=final, all_stages=self.model.has_stages, max_dets=settings["max_dets"]
         )
-        views = view_images(self.evaluated_model, self.val_set, settings["num_pictures"], self.step)
+        with uncompiled():
+            views = view_images(self.evaluated_model, self.val_set, settings["num_pictures"], self.step)
         write_views(self._path / layout.VIEWS, views)
         epoch = self.step / self.settings.num_steps_per_epoch
         record = evaluation.to_json(step=self.step, epoch=round(epoch, 6))

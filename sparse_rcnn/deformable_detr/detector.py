@@ -105,6 +105,9 @@ class DeformableDETR(QueryDetector):
     def activation_checkpointing(self, value: bool) -> None:
         self.encoder.activation_checkpointing = self.decoder.activation_checkpointing = value
 
+    def head_modules(self) -> list[nn.Module]:
+        return [*self.encoder.layers, *self.decoder.layers]
+
     def class_tensors(self) -> Mapping[str, ClassRows]:
         return {f"class_embed.{name}": ClassRows() for name, _ in self.class_embed.named_parameters()}
 

@@ -76,6 +76,9 @@ class DETR(QueryDetector):
     def class_tensors(self) -> Mapping[str, ClassRows]:
         return {f"class_embed.{name}": ClassRows(num_after=1) for name, _ in self.class_embed.named_parameters()}
 
+    def head_modules(self) -> list[nn.Module]:
+        return [*self.transformer.encoder.layers, *self.transformer.decoder.layers]
+
     def detections(
         self, output: Sequence[QueryOutput], image_sizes_hw: Tensor, original_sizes_hw: Tensor
     ) -> list[Detections]:

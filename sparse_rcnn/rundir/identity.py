@@ -47,6 +47,7 @@ EXCLUDED_KEYS = (
     "train.log_every",
     "train.channels_last",
     "train.activation_checkpointing",
+    "train.compile",
     "eval",
 )
 # Keys that came after runs were trained, with the value that means 'as before': with it they stay out of an identity,
