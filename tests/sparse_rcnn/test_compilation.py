@@ -14,8 +14,9 @@ from sparse_rcnn.compilation import compile_detector, uncompiled
 from sparse_rcnn.detector import SparseRCNN
 from sparse_rcnn.errors import UserError
 from tests.support.detectors import architecture
-from tests.support.engine import relative_difference
 from tests.support.detr import small_detr
+from tests.support.engine import relative_difference
+from tests.support.retinanet import small_retinanet
 
 CPU = torch.device("cpu")
 
@@ -127,10 +128,8 @@ def test_another_part_is_refused() -> None:
 
 
 def test_a_detector_without_stages_or_layers_has_no_head_to_compile() -> None:
-    model = sparse_rcnn()
-    model.head_modules = lambda: []  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"a SparseRCNN has no stages or layers to compile: choose model"):
-        compile_detector(model, "head", CPU, Counting())
+    with pytest.raises(UserError, match=r"^a RetinaNet has no stages or layers to compile: choose model"):
+        compile_detector(small_retinanet(), "head", CPU, Counting())
 
 
 def test_a_missing_compiler_is_an_error_before_the_training() -> None:
