@@ -96,9 +96,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     keep_freed_memory()
     device = init_world_on(arguments.device, "--device").device
     settings, size_hw = _settings(arguments.setting), _size_hw(arguments)
-    report = Report(machine(device))
-    for name in arguments.names or DEFAULT:
-        report.rows += _rows(name, arguments, settings, size_hw, device)
+    rows = [row for name in arguments.names or DEFAULT for row in _rows(name, arguments, settings, size_hw, device)]
+    report = Report(machine(device), rows)
     report.show()
     if arguments.json:
         report.write_json(arguments.json)

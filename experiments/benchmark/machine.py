@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 
 from sparse_rcnn.speed import synchronize
 
-SIDE = 2048  # of the matrices whose product is timed
+SIDES = (256, 512, 1024, 2048, 4096, 8192)  # of the matrices whose product is timed: the first that is long enough
+LONG_ENOUGH = 0.05  # seconds: a processor without units for bfloat16 takes minutes for what a GPU does in a millisecond
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -56,8 +58,12 @@ def _best(run: Callable[[], Any], device: torch.device, num_passes: int = 4) -> 
 
 
 def _gflops(dtype: torch.dtype, device: torch.device) -> float:
-    a, b = (torch.randn(SIDE, SIDE, device=device, dtype=dtype) for _ in range(2))
-    return 2 * SIDE**3 / 1e9 / _best(lambda: a @ b, device)
+    for side in SIDES:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        seconds = _best(partial(torch.matmul, a, b), device)
+        if seconds >= LONG_ENOUGH:
+            break
+    return 2 * side**3 / 1e9 / seconds
 
 
 def _copy_speed(device: torch.device) -> float:
