@@ -18,7 +18,7 @@ from sparse_rcnn.distributed import World
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.interrupt import Interrupted, StopRequest
 from sparse_rcnn.matcher import NonFiniteError
-from sparse_rcnn.precision import autocast
+from sparse_rcnn.precision import autocast, memory_format
 from sparse_rcnn.schedule import WarmupMultiStep
 from sparse_rcnn.step_log import StepLog, StepRecord, with_advice
 from sparse_rcnn.structures import Batch, Targets
@@ -141,9 +141,7 @@ def training_step(
     total: Tensor | None = None
     for i, batch in enumerate(micro_batches):
         moved = batch.to(world.device, non_blocking=True)
-        images = moved.images
-        if settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = moved.images.contiguous(memory_format=memory_format(settings.channels_last))
         last = i == len(micro_batches) - 1
         # DDP exchanges gradients once a step, with the last micro-batch.
         hold = nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()

@@ -23,7 +23,8 @@ FORBIDDEN = {
     "analysis": {"torch", "torchvision", "hydra", "omegaconf", "experiments", "tests"},
 }  # fmt: skip
 ALLOWED_IN_LIBRARY = {
-    "torch", "torchvision", "numpy", "scipy", "PIL", "pycocotools", "hotcoco", "safetensors", "sparse_rcnn",
+    "torch", "torchvision", "numpy", "scipy", "PIL", "simplejpeg", "pycocotools", "hotcoco", "safetensors",
+    "sparse_rcnn",
     "onnx", "onnxscript", "onnxruntime",  # an extra, imported where it is needed
 }  # fmt: skip
 ALLOWED_IN_RUNDIR = {"filelock", "sparse_rcnn"}
@@ -39,7 +40,7 @@ LAYERS = [
         "data", "data.transforms", "data.coco_categories",
         "data.ids", "data.image_names", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
-        "data.deep_pictures", "data.pillow_files", "fonts",
+        "data.deep_pictures", "data.jpeg", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
         "deformable_detr", "deformable_detr.padding",
         "retinanet", "retinanet.anchors", "retinanet.output",

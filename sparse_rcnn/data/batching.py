@@ -18,7 +18,9 @@ def collate(samples: list[Sample], size_divisor: int) -> Batch:
     """Stack samples, zero-padded at the right and bottom to their maximum, rounded up to ``size_divisor``."""
     sizes_hw = torch.tensor([tuple(s.image.shape[-2:]) for s in samples], dtype=torch.int64)
     height, width = (-(-int(side) // size_divisor) * size_divisor for side in sizes_hw.amax(dim=0))
-    images = torch.zeros(len(samples), 3, height, width, dtype=samples[0].image.dtype)
+    # Channels-last, as decoded and resized images are: each is copied in one piece, and a training reads them so.
+    shape, dtype = (len(samples), 3, height, width), samples[0].image.dtype
+    images = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last).zero_()
     for padded, sample, (h, w) in zip(images, samples, sizes_hw.tolist(), strict=True):
         padded[:, :h, :w] = sample.image
     return Batch(

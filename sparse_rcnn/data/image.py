@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from sparse_rcnn.data.deep_pictures import samples_of, to_8_bits
+from sparse_rcnn.data.jpeg import decode_jpeg
 from sparse_rcnn.data.pillow_files import MAX_MEGAPIXELS, open_picture, reason_of
 from sparse_rcnn.errors import DataError, UserError
 from sparse_rcnn.pixel_range import AUTO, PixelRange
@@ -54,6 +55,8 @@ def read_image(
     who = str(path) if image_id is None else f"{path} (image id {image_id})"
     try:
         with open_picture(path, who, max_megapixels) as file:
+            if is_plain_jpeg(file, size_hw) and (pixels := decode_jpeg(file)) is not None:
+                return tv_tensors.Image(pixels)
             stored = to_rgb(file, who, pixel_range, lambda: Image.open(path))
             upright = to_upright(stored, exif_orientation(file))
     except UserError:
@@ -65,6 +68,13 @@ def read_image(
         reason = reason_of(error)
         raise DataError(f"{who} cannot be read as an image: {reason}; replace or remove the file") from error
     return F.to_image(upright if size_hw is None else matching(stored, upright, size_hw, who))
+
+
+def is_plain_jpeg(file: ImageFile.ImageFile, size_hw: tuple[int, int] | None) -> bool:
+    """Whether an opened file is a JPEG of three channels, upright as stored and of the size of its record, if any."""
+    if file.format != "JPEG" or file.mode != "RGB":  # asked of a PNG for its orientation, Pillow loads the pixels
+        return False
+    return exif_orientation(file) == 1 and size_hw in (None, (file.height, file.width))
 
 
 def matching(stored: Image.Image, upright: Image.Image, size_hw: tuple[int, int], who: str) -> Image.Image:

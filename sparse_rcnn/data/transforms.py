@@ -102,7 +102,17 @@ class RandomCropRecipe(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not params:
             return inpt
-        return F.crop(resize(inpt, params["size_hw"]), *params["crop"])
+        return dense(F.crop(resize(inpt, params["size_hw"]), *params["crop"]))
+
+
+def dense(value: Any) -> Any:
+    """An image whose pixels lie without gaps, channels together, as the next resize is fastest with; boxes as they are.
+
+    Of a part of an image, which a crop is a view of, torchvision resizes each channel on its own: 2.7 ms, not 0.6.
+    """
+    if not isinstance(value, tv_tensors.Image):
+        return value
+    return tv_tensors.wrap(value.permute(1, 2, 0).contiguous().permute(2, 0, 1), like=value)
 
 
 class TrainTransform:
