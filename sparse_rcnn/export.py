@@ -24,6 +24,7 @@ OPSET = 18  # RoiAlign with half-pixel alignment came with 16
 TOLERANCE = 1e-4
 METADATA_FILE = "metadata.json"  # within a .pt2
 _MAX_SIDE = 128  # of images, in units of the size divisor: 4096 pixels at 32
+_MAX_BATCH = 1024
 
 
 class GraphRoIAlign(RoIPooler):
@@ -36,7 +37,7 @@ class GraphRoIAlign(RoIPooler):
     def forward(self, maps: Sequence[Tensor], boxes_xyxy_abs: Tensor) -> Tensor:
         """Maps p2.. (N, C, h, w) at strides 4, 8, ... and boxes (N, P, 4) to (N * P, C, S, S)."""
         boxes = boxes_xyxy_abs.flatten(0, 1)
-        image = torch.arange(len(boxes_xyxy_abs), device=boxes.device)[:, None].expand(boxes_xyxy_abs.shape[:2])
+        image = torch.arange(boxes_xyxy_abs.shape[0], device=boxes.device)[:, None].expand(boxes_xyxy_abs.shape[:2])
         rois = torch.cat((image.reshape(-1, 1).to(boxes.dtype), boxes), dim=1)
         levels = assign_levels(boxes, MIN_LEVEL, MIN_LEVEL + len(maps) - 1)
         parts = []
@@ -72,24 +73,27 @@ class Graph(nn.Module):
             self.output_names = tuple(self.model.graph_outputs(self.model(images, sizes_hw), sizes_hw, outputs))
 
     def forward(self, images: Tensor, image_sizes_hw: Tensor) -> tuple[Tensor, ...]:
-        """Raw images (1, 3, H, W) uint8, zero-padded, and their size (1, 2) to tensors in the order of their names."""
+        """Raw images (N, 3, H, W) uint8, zero-padded, and their sizes (N, 2) to tensors in the order of their names."""
         output = self.model(images, image_sizes_hw)
         return tuple(self.model.graph_outputs(output, image_sizes_hw, self.outputs).values())
 
-    def example(self, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
-        """A noise image of some size divisors' height and width, a few pixels of which are padding, and its size."""
+    def example(self, num_rows: int, num_columns: int, num_images: int = 1) -> tuple[Tensor, Tensor]:
+        """Noise images of some size divisors' height and width, a few pixels of which are padding, and their sizes."""
         divisor = self.model.size_divisor
         height, width = num_rows * divisor, num_columns * divisor
         generator = torch.Generator().manual_seed(num_rows)
-        images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
-        images[:, :, height - 5 :] = 0
-        return images, torch.tensor([[height - 5, width]])
+        images = torch.randint(0, 256, (num_images, 3, height, width), dtype=torch.uint8, generator=generator)
+        sizes_hw = torch.tensor([[height - 5 - i, width - i] for i in range(num_images)])
+        for image, (h, w) in zip(images, sizes_hw.tolist(), strict=True):
+            image[:, h:] = 0
+            image[:, :, w:] = 0
+        return images, sizes_hw
 
 
 def export(
     model: DetectorModule, path: Path, outputs: str = "detections", metadata: dict[str, Any] | None = None
 ) -> Graph:
-    """Write a detector as a graph whose image size is dynamic.
+    """Write a detector as a graph whose number and size of images are dynamic.
 
     Args:
         model: a detector with a card.
@@ -107,11 +111,14 @@ def export(
     graph = Graph(model, outputs)
     described = {**describe(model, outputs, graph.output_names), **(metadata or {})}
     height, width = (torch.export.Dim(name, min=1, max=_MAX_SIDE) for name in ("rows", "columns"))
-    sides = {2: model.size_divisor * height, 3: model.size_divisor * width}
+    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
+    shapes = {
+        "images": {0: batch, 2: model.size_divisor * height, 3: model.size_divisor * width},
+        "image_sizes_hw": {0: batch},
+    }
     with torch.no_grad():
-        program = torch.export.export(
-            graph, graph.example(2, 3), dynamic_shapes={"images": sides, "image_sizes_hw": None}
-        )
+        # Of two images: torch.export takes a size of one for a constant.
+        program = torch.export.export(graph, graph.example(2, 3, 2), dynamic_shapes=shapes)
     with replacing(path) as temporary:
         if path.suffix == ".onnx":
             _save_onnx(program, graph.output_names, temporary, described)
@@ -141,21 +148,21 @@ def describe(model: DetectorModule, outputs: str, output_names: Sequence[str]) -
         "short_side": card.short_side,
         "max_long_side": card.max_long_side,
         "size_divisor": model.size_divisor,
-        "input": "images: RGB uint8 (1, 3, H, W), resized so that the shorter side has short_side pixels and the "
+        "input": "images: RGB uint8 (N, 3, H, W), each resized so that the shorter side has short_side pixels and the "
         "longer one at most max_long_side, then zero-padded at the right and bottom to multiples of size_divisor; "
-        "image_sizes_hw: int64 (1, 2), the size before padding. Normalisation is in the graph.",
+        "image_sizes_hw: int64 (N, 2), the sizes before padding. Normalisation is in the graph.",
         "outputs": outputs,
         "output_names": list(output_names),
     }
 
 
-def largest_difference(graph: Graph, path: Path, sizes: Sequence[tuple[int, int]]) -> float:
+def largest_difference(graph: Graph, path: Path, sizes: Sequence[tuple[int, int, int]]) -> float:
     """The largest difference between the file's outputs and the module's, in relation to the largest number of each.
 
     Args:
         graph: from `export`.
         path: of the file, which ONNX Runtime or PyTorch runs.
-        sizes: of images, in units of the size divisor.
+        sizes: height and width of images, in units of the size divisor, and their number.
     """
     run = _onnx_runner(path) if path.suffix == ".onnx" else torch.export.load(path).module()
     worst = 0.0
@@ -174,19 +181,28 @@ def largest_difference(graph: Graph, path: Path, sizes: Sequence[tuple[int, int]
 
 
 def same_order(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Boxes (1, P, 4), scores and labels (1, P) of both in one order.
+    """Boxes (N, P, 4), scores and labels (N, P) of both, one tensor after the other and image by image, in one order.
 
     Scores that are equal but for rounding may come in another order, and at the end one may take the place of another:
     each wanted detection gets the one of the same label and about the same score whose box is nearest, and those that
     are about as bad as the last are left out.
     """
-    (boxes, scores, labels), (other_boxes, other_scores, other_labels) = ([t[0] for t in x] for x in (wanted, got))
+    ours: list[Tensor] = []
+    theirs: list[Tensor] = []
+    for one, other in zip(zip(*wanted, strict=True), zip(*got, strict=True), strict=True):
+        pair = _same_order(*one, *other)
+        ours, theirs = ours + pair[0], theirs + pair[1]
+    return ours, theirs
+
+
+def _same_order(
+    boxes: Tensor, scores: Tensor, labels: Tensor, other_boxes: Tensor, other_scores: Tensor, other_labels: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
     distance = (boxes[:, None] - other_boxes[None]).abs().amax(-1).double()
     is_candidate = (labels[:, None] == other_labels) & ((scores[:, None] - other_scores).abs() <= TOLERANCE)
     nearest = distance.masked_fill(~is_candidate, float("inf")).argmin(1)
     kept = scores > scores[-1] + 2 * TOLERANCE
-    ours = [boxes[kept], scores, labels[kept]]
-    return ours, [other_boxes[nearest[kept]], other_scores, other_labels[nearest[kept]]]
+    return [boxes[kept], scores, labels[kept]], [other_boxes[nearest[kept]], other_scores, other_labels[nearest[kept]]]
 
 
 def _save_onnx(program: Any, output_names: Sequence[str], path: Path, metadata: dict[str, Any]) -> None:

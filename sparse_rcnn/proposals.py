@@ -43,4 +43,6 @@ class LearnedProposals(nn.Module):
         boxes_xyxy_abs = cxcywh_to_xyxy(self.boxes_cxcywh_norm[None] * scale[:, None])
         if self.features is None:
             return boxes_xyxy_abs, None
-        return boxes_xyxy_abs, self.features[None].expand(len(scale), -1, -1)
+        return boxes_xyxy_abs, self.features[None].expand(
+            scale.shape[0], -1, -1
+        )  # len() would fix the number in an exported graph

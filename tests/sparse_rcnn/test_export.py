@@ -16,7 +16,7 @@ from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
 from tests.support.detectors import resnet, small_card, small_detector
 from tests.support.pyramids import boxes_of_every_kind, maps_of
 
-SIZES = [(2, 3), (3, 2), (5, 4)]
+SIZES = [(2, 3, 1), (3, 2, 3), (5, 4, 2)]
 
 
 def test_the_pooler_of_graphs_gives_the_same_numbers() -> None:
@@ -68,7 +68,7 @@ def test_a_resnet_50_of_six_stages(tmp_path: Path) -> None:
         for stage in model.stages:
             stage.reg_tower.last.weight.mul_(0.1)
     graph = export(model, tmp_path / "model.onnx")
-    assert largest_difference(graph, tmp_path / "model.onnx", [(5, 7), (8, 4), (10, 10)]) <= TOLERANCE
+    assert largest_difference(graph, tmp_path / "model.onnx", [(5, 7, 1), (8, 4, 2), (10, 10, 1)]) <= TOLERANCE
 
 
 def test_another_suffix_and_detectors_without_fixed_outputs_are_one_line(tmp_path: Path) -> None:
