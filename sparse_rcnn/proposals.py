@@ -43,6 +43,5 @@ class LearnedProposals(nn.Module):
         boxes_xyxy_abs = cxcywh_to_xyxy(self.boxes_cxcywh_norm[None] * scale[:, None])
         if self.features is None:
             return boxes_xyxy_abs, None
-        return boxes_xyxy_abs, self.features[None].expand(
-            scale.shape[0], -1, -1
-        )  # len() would fix the number in an exported graph
+        # Not len(scale), which would fix the number of images in an exported graph.
+        return boxes_xyxy_abs, self.features[None].expand(scale.shape[0], -1, -1)
