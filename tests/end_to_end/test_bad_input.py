@@ -26,6 +26,12 @@ CONFIGURATION = {
     "+input.train.flip=1": r"input\.train\.flip: unknown key",
     "+data.train.image=x": r"data\.train\.image: unknown key; did you mean 'images'",
     "backbone=resnet51": r"backbone: there is no option 'resnet51'; did you mean 'resnet50'",
+    "detector=detr_dc5": r"detector: there is no option 'detr_dc5'; did you mean experiment=detr_dc5\?",
+    "experiment=num_stages": r"experiment: there is no option 'num_stages'; did you mean sweep=num_stages\?",
+    "crop=published/nope": r"crop/published: there is no option 'nope' \(available: cascade_rcnn, .*, sparse_rcnn\)$",
+    "crop=publishd/detr": r"crop: there is no option 'publishd/detr'; did you mean 'published/detr'\?",
+    "crop=published": r"crop: there is no option 'published'; .* \(available: none, published/cas.*, random\)$",
+    "hydra/launcher=slrm": r"hydra/launcher: there is no option 'slrm'; did you mean 'slurm'\? \(.*basic.*local.*\)$",
     "model.stage.num_classes=3": r"model\.stage\.num_classes: ",
     # wrong types
     "train.batch_size=four": r"train\.batch_size: .*'four'",
