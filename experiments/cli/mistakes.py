@@ -22,7 +22,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from experiments.cli.argument_names import KEYS, as_typed, one_line_warnings
 from experiments.cli.missing_options import describe_missing_option
-from experiments.cli.overrides import OverrideError, describe_refusal, describe_sweep_without_multirun
+from experiments.cli.overrides import (
+    OverrideError,
+    describe_addition,
+    describe_refusal,
+    describe_sweep_without_multirun,
+)
 from sparse_rcnn.errors import UserError
 
 TRACEBACK_VARIABLE = "SPARSE_RCNN_TRACEBACK"
@@ -83,7 +88,9 @@ def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> s
             return _one_line(_with_key(str(cause), error))
         return _one_line(str(error)) if cause is None else None
     if isinstance(error, CompactHydraException):
-        return _describe_omegaconf(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(str(error))
+        if not isinstance(cause, OmegaConfBaseException):
+            return _one_line(str(error))
+        return describe_addition(error, cause) or _describe_omegaconf(cause)
     if isinstance(error, OmegaConfBaseException):
         # In a job, asking a config for a key that it lacks is the program's fault.
         is_lookup = isinstance(error, (ConfigKeyError, ConfigAttributeError))

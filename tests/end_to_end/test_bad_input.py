@@ -26,6 +26,13 @@ CONFIGURATION = {
     "+input.train.flip=1": r"input\.train\.flip: unknown key",
     "+data.train.image=x": r"data\.train\.image: unknown key; did you mean 'images'",
     "backbone=resnet51": r"backbone: there is no option 'resnet51'; did you mean 'resnet50'",
+    "train.lr_multipliers.stages=0.1": r"train\.lr_multipliers\.stages: is not there yet; to add it type \+train\.lr_"
+    r"multipliers\.stages=0\.1$",
+    "scale.num_proposals.paper_30=3": r"scale.num_proposals.paper_30: is not .*=3 \(there are: paper_100, .*",
+    "+train.lr_multipliers.backbone.stem=.1": r"train\.lr_multipliers\.backbone\.stem: is not there yet; to add it "
+    r"type '\+train\.lr_multipliers=\{backbone\.stem:\.1\}'$",
+    "+train.lr_multipliers.stages=a": r"train\.lr_multipliers\.stages: Value 'a' of type 'str' could not be converted",
+    "+train.lr_multipliers.stag=1": r"train\.lr_multipliers: no parameter .*'stag' .*\(did you mean 'stages'\?\)",
     "detector=detr_dc5": r"detector: there is no option 'detr_dc5'; did you mean experiment=detr_dc5\?",
     "experiment=num_stages": r"experiment: there is no option 'num_stages'; did you mean sweep=num_stages\?",
     "crop=published/nope": r"crop/published: there is no option 'nope' \(available: cascade_rcnn, .*, sparse_rcnn\)$",
