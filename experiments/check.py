@@ -15,7 +15,7 @@ from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_c
 from experiments.cli.overrides import readable_overrides
 from experiments.config import schema
 from experiments.config.row_files import detector_of_row
-from experiments.config.rows import compose_row
+from experiments.config.rows import added_folders, compose_row
 from experiments.sweep import hydra_plugins
 from sparse_rcnn.data.findings import counted
 from sparse_rcnn.errors import UserError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 RECIPES = ("paper", "mini")
 SUSTAINED_TFLOPS = 6.1
-COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "GPU-hours")
+COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "images", "GPU-hours")
 WIDTH = 140  # of the table where stdout is no terminal
 DESCRIPTION = f"""\
 Compose, validate and build (on the meta device) every row of conf/experiment/, and print what each changes from the
@@ -37,6 +37,7 @@ baseline, which rows are equal, and what each costs:
 
   GFLOPs     forward pass of one image at the evaluation size of the recipe, 2 x multiply-adds, those of RoI
              pooling included; norms and elementwise operations are not counted.
+  images     of the whole training, repetitions counted.
   GPU-hours  an estimate, not a measurement: 3 x forward FLOPs x images of the training / sustained FLOP/s.
              The default of --sustained-tflops, {SUSTAINED_TFLOPS} for each of 8 V100, follows by the same formula from
              the training time that the paper states for its R50 baseline.
@@ -63,7 +64,7 @@ class CheckedRow:
     """One row under one recipe.
 
     Attributes:
-        name: of its file in conf/experiment.
+        name: of its file in conf/experiment, or the override that makes it, where none does.
         compared: the part of its configuration that is compared; empty where it failed.
         cost: None where it failed.
         changes: from the baseline, all of them.
@@ -89,6 +90,10 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
         prog="python -m experiments.check", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for experiments.train, on every row")
+    parser.add_argument(
+        "--config-dir", "-cd", type=user_path, action="append", default=[], metavar="DIR",
+        help="a folder with rows, detectors or parts of your own, as for experiments.train; may be given again",
+    )  # fmt: skip
     parser.add_argument("--recipe", metavar="NAME", help="paper, mini, ... (default: paper, then mini)")
     parser.add_argument(
         "--sustained-tflops", type=float, default=SUSTAINED_TFLOPS, metavar="X",
@@ -106,9 +111,12 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
     args = parser.parse_intermixed_args(arguments)
     if not 0 < args.sustained_tflops < float("inf"):
         parser.error("--sustained-tflops must be above 0")
-    if (args.write_rows or args.add_identities) and (args.recipe is not None or args.overrides):
+    if (args.write_rows or args.add_identities) and (args.recipe is not None or args.overrides or args.config_dir):
         option = "--write-rows" if args.write_rows else "--add-identities"
-        parser.error(f"{option} takes neither a recipe nor overrides: the file is that of the rows as they are")
+        parser.error(
+            f"{option} takes neither a recipe nor overrides nor --config-dir: the file is that of the suite's rows as "
+            "they are"
+        )
     if args.write_rows:
         run_cli(lambda: _write_rows(args.write_rows, conf_dir))
     elif args.add_identities:
@@ -118,6 +126,7 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
 
 
 def _check(args: argparse.Namespace, conf_dir: Path) -> None:
+    search_path = added_folders(args.config_dir)
     recipes, overrides = list(RECIPES) if args.recipe is None else [args.recipe], []
     experiment = None
     for override in readable_overrides(args.overrides, schema.is_text, multirun=False):
@@ -129,13 +138,14 @@ def _check(args: argparse.Namespace, conf_dir: Path) -> None:
         else:
             overrides.append(override)
     if any(is_data_override(override) for override in overrides):
-        _check_data(recipes[0] if args.recipe or len(recipes) == 1 else "mini", experiment, overrides, conf_dir)
+        recipe = recipes[0] if args.recipe or len(recipes) == 1 else "mini"
+        _check_data(recipe, experiment, overrides, conf_dir, search_path)
         return
     if experiment is not None:
         raise UserError("experiment: every row is checked; leave it out")
     failed = []
     for recipe in recipes:
-        rows = check_rows(recipe, overrides, conf_dir)
+        rows = check_rows(recipe, overrides, conf_dir, search_path=search_path)
         print_rows(rows, recipe, args.sustained_tflops, args.markdown)
         failed += [f"{row.name} (recipe={recipe})" for row in rows if row.error is not None]
     if failed:
@@ -147,8 +157,10 @@ def is_data_override(override: str) -> bool:
     return override.lstrip("+").partition("=")[0].split(".")[0] == "data"
 
 
-def _check_data(recipe: str, experiment: str | None, overrides: Sequence[str], conf_dir: Path) -> None:
-    config = compose_row(recipe, experiment or BASELINE, overrides, conf_dir, stand_ins=False)
+def _check_data(
+    recipe: str, experiment: str | None, overrides: Sequence[str], conf_dir: Path, search_path: Sequence[str]
+) -> None:
+    config = compose_row(recipe, experiment or BASELINE, overrides, conf_dir, False, search_path)
     from experiments.run.data_report import check_data, num_faults, print_report
     from experiments.run.embedded_data import ensure_data
 
@@ -160,30 +172,42 @@ def _check_data(recipe: str, experiment: str | None, overrides: Sequence[str], c
 
 
 def check_rows(
-    recipe: str, overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR, with_cost: bool = True
+    recipe: str,
+    overrides: Sequence[str] = (),
+    conf_dir: Path = CONF_DIR,
+    with_cost: bool = True,
+    search_path: Sequence[str] = (),
 ) -> list[CheckedRow]:
     """Every row under a recipe, the baseline first; without cost they are composed and validated only.
 
+    Where the overrides choose a detector, the rows are its own and the first is the one of its name; where no file has
+    that, it is the detector as it stands.
+
+    Args:
+        search_path: more configuration folders, as ``--config-dir`` of the train command.
+
     Raises:
-        UserError, Hydra's errors: of the baseline, which is what the others are compared with.
+        UserError, Hydra's errors: of the first row, which is what the others are compared with.
     """
-    names = sorted(path.stem for path in (conf_dir / "experiment").glob("*.yaml"))
+    folders = (str(conf_dir), *search_path)
+    names = sorted({path.stem for folder in folders for path in (Path(folder) / "experiment").glob("*.yaml")})
     if BASELINE not in names:
         raise UserError(f"{conf_dir / 'experiment'}: there is no {BASELINE}.yaml to compare the rows with")
     rows: list[CheckedRow] = []
     chosen = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "detector"]
     if chosen:
         default = compose_row(recipe, BASELINE, (), conf_dir)["detector"]["name"]
-        names = [name for name in names if detector_of_row(name, (str(conf_dir),), default) == chosen[-1]]
-    for name in [BASELINE, *(name for name in names if name != BASELINE)]:
-        row = CheckedRow(name)
+        names = [name for name in names if detector_of_row(name, folders, default) == chosen[-1]]
+    first = chosen[-1] if chosen and BASELINE not in names and chosen[-1] in names else BASELINE
+    for name in [first, *(name for name in names if name != first)]:
+        row = CheckedRow(name if name in names else f"detector={chosen[-1]}")
         try:
-            config = compose_row(recipe, name, overrides, conf_dir)
+            config = compose_row(recipe, name, overrides, conf_dir, search_path=search_path)
             row.cost = _built_cost(config) if with_cost else None
             row.compared = compared_config(config)
         except Exception as error:
             row.error = _describe(error)
-            if row.error is None or name == BASELINE or os.environ.get(TRACEBACK_VARIABLE) == "1":
+            if row.error is None or name == first or os.environ.get(TRACEBACK_VARIABLE) == "1":
                 raise
         else:
             row.changes = changes((rows[0] if rows else row).compared, row.compared)
@@ -199,13 +223,14 @@ def print_rows(rows: Sequence[CheckedRow], recipe: str, sustained_tflops: float,
     from rich.table import Table
     from rich.text import Text
 
-    assert rows[0].cost is not None
-    note = rows[0].cost.footnote(sustained_tflops)
-    title = f"recipe={recipe}: {len(rows)} rows against {rows[0].name}"
+    from experiments.run.cost import footnote
+
+    note = footnote([row.cost for row in rows if row.cost is not None], sustained_tflops)
+    title = f"recipe={recipe}: {counted(len(rows), 'row')} against {rows[0].name}"
     lines = [_cells(row, sustained_tflops) for row in rows]
     if markdown:
         print(f"### {title}\n")
-        for line in (COLUMNS, ("---", "---", *["---:"] * 4), *lines):
+        for line in (COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2)), *lines):
             print("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) + " |")
         print(f"\n{note}\n")
         return
@@ -221,7 +246,7 @@ def print_rows(rows: Sequence[CheckedRow], recipe: str, sustained_tflops: float,
 def _cells(row: CheckedRow, sustained_tflops: float) -> tuple[str, ...]:
     """The texts of one row, in the order of the columns; changes are one to a line."""
     if row.cost is None:
-        return row.name, f"ERROR {row.error}", "-", "-", "-", "-"
+        return row.name, f"ERROR {row.error}", *["-"] * (len(COLUMNS) - 2)
     equal = [f"= {row.equals}"] if row.equals is not None else []
     return row.name, "\n".join([*equal, *texts(shorten(row.changes))]), *row.cost.cells(sustained_tflops)
 

@@ -21,7 +21,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from experiments.cli.argument_names import KEYS, as_typed, one_line_warnings
-from experiments.cli.overrides import OverrideError, describe_refusal, describe_sweep_without_multirun
+from experiments.cli.missing_options import describe_missing_option
+from experiments.cli.overrides import (
+    OverrideError,
+    describe_addition,
+    describe_refusal,
+    describe_sweep_without_multirun,
+)
 from sparse_rcnn.errors import UserError
 
 TRACEBACK_VARIABLE = "SPARSE_RCNN_TRACEBACK"
@@ -74,7 +80,7 @@ def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> s
     if isinstance(error, HydraException) and (several := describe_sweep_without_multirun(error)) is not None:
         return several
     if isinstance(error, MissingConfigException):
-        return _describe_missing_config(error)
+        return describe_missing_option(error) or _one_line(str(error).split("Config search path")[0])
     cause = error.__cause__
     if isinstance(error, InstantiationException):
         # 1.3 wraps what a constructor raises; a ValueError is how it refuses a value.
@@ -82,7 +88,9 @@ def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> s
             return _one_line(_with_key(str(cause), error))
         return _one_line(str(error)) if cause is None else None
     if isinstance(error, CompactHydraException):
-        return _describe_omegaconf(cause) if isinstance(cause, OmegaConfBaseException) else _one_line(str(error))
+        if not isinstance(cause, OmegaConfBaseException):
+            return _one_line(str(error))
+        return describe_addition(error, cause) or _describe_omegaconf(cause)
     if isinstance(error, OmegaConfBaseException):
         # In a job, asking a config for a key that it lacks is the program's fault.
         is_lookup = isinstance(error, (ConfigKeyError, ConfigAttributeError))
@@ -94,15 +102,6 @@ def describe_mistake(error: BaseException, names: Mapping[str, str] = KEYS) -> s
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return _one_line(f"{error.filename or 'writing a file'}: {error.strerror}")
     return None
-
-
-def _describe_missing_config(error: MissingConfigException) -> str:
-    if not error.missing_cfg_file or not error.options:
-        return _one_line(str(error).split("Config search path")[0])
-    group, _, option = error.missing_cfg_file.rpartition("/")
-    close = difflib.get_close_matches(option, error.options, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{group}: there is no option {option!r}{hint} (available: {', '.join(error.options)})"
 
 
 def _describe_omegaconf(error: OmegaConfBaseException) -> str:

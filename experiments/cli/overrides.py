@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from sparse_rcnn.errors import UserError
 
@@ -73,6 +76,28 @@ def describe_sweep_without_multirun(error: HydraException) -> str | None:
     if (text := quoted(value)) is not None:
         shown.append(f"for one text type {shlex.quote(f'{key}={text}')}")
     return f"{found[1]!r} has several values: for a run each add -m, {', '.join(shown)}"
+
+
+def describe_addition(error: CompactHydraException, cause: OmegaConfBaseException) -> str | None:
+    """An override of a key that a mapping of the user's own keys lacks: how to add it, in one line.
+
+    None where the key is one of a node whose keys are fixed.
+    """
+    node = cause.parent_node
+    found = re.search(r"^(To append to your config use|Error merging override) \+*(.*)", str(error), re.M | re.S)
+    match = found and _KEY_AND_VALUE.fullmatch(found[2])
+    if not found or not match or not isinstance(node, DictConfig) or node._metadata.element_type is Any:
+        return None
+    path, (key, value) = str(node._get_full_key(None)), match.groups()
+    if not key.startswith(f"{path}."):
+        return None
+    name = key.removeprefix(f"{path}.")
+    if "." not in name and found[1].startswith("Error"):
+        return None  # it is its value that does not fit
+    # A dot in an override's key goes down a level; in a mapping's it is part of the name.
+    shown = f"+{path}={{{name}:{value}}}" if "." in name else f"+{key}={value}"
+    there = f" (there are: {', '.join(map(str, node))})" if len(node) else ""
+    return f"{key}: is not there yet; to add it type {shlex.quote(shown)}{there}"
 
 
 def _readable(override: str, is_text: Callable[[str], bool], multirun: bool) -> str:

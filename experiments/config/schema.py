@@ -47,7 +47,7 @@ class TrainConfig:
     reference_batch_size: int = MISSING  # of which optim.lr is the rate
     lr_scaling: str = MISSING  # none | sqrt | linear in batch_size / reference_batch_size
     backbone_lr_multiplier: float = MISSING
-    lr_multipliers: dict[str, float] = MISSING  # of parameters whose names contain the key
+    lr_multipliers: dict[str, float] = MISSING  # of parameters that have the key in their names, as whole components
     clip_norm: float | None = MISSING  # of the gradient of the whole model; null: no clipping
     ema_decay: float | None = MISSING  # null: no moving average; else it is what gets evaluated and saved
     precision: str = MISSING  # fp32 | bf16 (matching and losses stay float32)

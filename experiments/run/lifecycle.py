@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> Path:
         UserError: the configuration, the data or a checkpoint is wrong; on a job of a sweep also for lost processes.
         SystemExit: stopped by a signal, or another process failed.
     """
-    config = validate(cfg)
+    config = validate(cfg, overrides=HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
     dry_build(config)
     with _processes(config) as world:
         identity = _identify(config, world)

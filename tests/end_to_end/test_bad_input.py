@@ -26,6 +26,23 @@ CONFIGURATION = {
     "+input.train.flip=1": r"input\.train\.flip: unknown key",
     "+data.train.image=x": r"data\.train\.image: unknown key; did you mean 'images'",
     "backbone=resnet51": r"backbone: there is no option 'resnet51'; did you mean 'resnet50'",
+    "train.lr_multipliers.stages=0.1": r"train\.lr_multipliers\.stages: is not there yet; to add it type \+train\.lr_"
+    r"multipliers\.stages=0\.1$",
+    "scale.num_proposals.paper_30=3": r"scale.num_proposals.paper_30: is not .*=3 \(there are: paper_100, .*",
+    "+train.lr_multipliers.backbone.stem=.1": r"train\.lr_multipliers\.backbone\.stem: is not there yet; to add it "
+    r"type '\+train\.lr_multipliers=\{backbone\.stem:\.1\}'$",
+    "+train.lr_multipliers.stages=a": r"train\.lr_multipliers\.stages: Value 'a' of type 'str' could not be converted",
+    "+train.lr_multipliers.stag=1": r"train\.lr_multipliers: no parameter .*'stag' .*\(did you mean 'stages'\?\)",
+    "model=retinanet": r"model=retinanet does not fit detector=sparse_rcnn: a model belongs to its detector; leave it "
+    r"out and choose detector=\.\.\. \(model\.stage: ",
+    "criterion=detr": r"criterion=detr does not fit detector=sparse_rcnn: a criterion belongs to its detector; ",
+    "detector=detr model=faster_rcnn": r"model=faster_rcnn does not fit detector=detr: a model belongs to its ",
+    "detector=detr_dc5": r"detector: there is no option 'detr_dc5'; did you mean experiment=detr_dc5\?",
+    "experiment=num_stages": r"experiment: there is no option 'num_stages'; did you mean sweep=num_stages\?",
+    "crop=published/nope": r"crop/published: there is no option 'nope' \(available: cascade_rcnn, .*, sparse_rcnn\)$",
+    "crop=publishd/detr": r"crop: there is no option 'publishd/detr'; did you mean 'published/detr'\?",
+    "crop=published": r"crop: there is no option 'published'; .* \(available: none, published/cas.*, random\)$",
+    "hydra/launcher=slrm": r"hydra/launcher: there is no option 'slrm'; did you mean 'slurm'\? \(.*basic.*local.*\)$",
     "model.stage.num_classes=3": r"model\.stage\.num_classes: ",
     # wrong types
     "train.batch_size=four": r"train\.batch_size: .*'four'",

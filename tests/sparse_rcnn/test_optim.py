@@ -52,7 +52,7 @@ def test_two_groups_where_the_backbone_has_its_own_rate() -> None:
 
 def test_groups_by_parts_of_names_whose_multipliers_multiply() -> None:
     model = small_detector()
-    multipliers = {"bottom_up": 0.5, "stages.1.": 0.25, "backbone": 1.0}
+    multipliers = {"bottom_up": 0.5, "stages.1": 0.25, "backbone": 1.0}
     groups = parameter_groups(model, lr=2.0, backbone_lr_multiplier=0.1, lr_multipliers=multipliers)
     rate_of = {id(p): group["lr"] for group in groups for p in group["params"]}
     expected = {
@@ -67,9 +67,31 @@ def test_groups_by_parts_of_names_whose_multipliers_multiply() -> None:
     assert len(groups) == len(set(expected.values()))
 
 
-def test_a_part_of_no_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="lr_multipliers: no parameter of the model has 'transformr' in its name"):
-        parameter_groups(small_detector(), 1.0, 1.0, {"transformr": 0.1})
+def test_a_part_is_whole_components_of_a_name() -> None:
+    def linear() -> torch.nn.Module:
+        return torch.nn.Linear(1, 1, bias=False)
+
+    stem = torch.nn.ModuleDict({"conv": linear(), "conv2": linear()})
+    backbone = torch.nn.ModuleDict({"stem": stem})
+    model = torch.nn.ModuleDict({"backbone": backbone, "backward": linear(), "head": torch.nn.Sequential(linear())})
+    for part, number in {
+        "backbone": 2, "backbone.stem": 2, "stem.conv": 1, "conv": 1, "weight": 4, "0": 1, "head.0.weight": 1,
+    }.items():  # fmt: skip
+        groups = parameter_groups(model, 1.0, 1.0, {part: 0.5})
+        assert {group["lr"]: len(group["params"]) for group in groups}[0.5] == number, part
+    for part in ("back", "stem.con", "bone.stem", "stem..conv", "head.", ".", ""):
+        with pytest.raises(ValueError, match=rf"^lr_multipliers: no parameter of the model has '{part}' in its name"):
+            parameter_groups(model, 1.0, 1.0, {part: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("part", "hint"),
+    [("stage", r" \(did you mean 'stages'\?\)"), ("stages.1.", r" \(did you mean 'stages.1'\?\)"), ("qqq", "")],
+)
+def test_a_part_of_no_name_is_refused_with_the_nearest(part: str, hint: str) -> None:
+    message = rf"^lr_multipliers: no parameter of the model has '{part}' in its name{hint}; give whole components, as"
+    with pytest.raises(ValueError, match=message):
+        parameter_groups(small_detector(), 1.0, 1.0, {part: 0.1})
 
 
 def test_weight_decay_is_on_everything() -> None:
