@@ -224,8 +224,12 @@ def print_rows(rows: Sequence[CheckedRow], recipe: str, sustained_tflops: float,
     from rich.text import Text
 
     from experiments.run.cost import footnote
+    from experiments.sweep.makespan import projection
 
+    distinct = [row.cost for row in rows if row.cost is not None and row.equals is None]
     note = footnote([row.cost for row in rows if row.cost is not None], sustained_tflops)
+    hours = [time for cost in distinct if (time := cost.gpu_hours(sustained_tflops)) is not None]
+    note = " ".join(filter(None, (note, projection(hours))))
     title = f"recipe={recipe}: {counted(len(rows), 'row')} against {rows[0].name}"
     lines = [_cells(row, sustained_tflops) for row in rows]
     if markdown:
