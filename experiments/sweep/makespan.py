@@ -35,10 +35,9 @@ def projection(gpu_hours: Sequence[float]) -> str:
         return ""
     hours = [row / GPUS_PER_ROW for row in gpu_hours]
     spans = [f"{_time(makespan(hours, number // GPUS_PER_ROW))} on {number} GPUs" for number in NUMBERS_OF_GPUS]
-    return (
-        f"The {len(hours)} distinct rows of known length, one seed: {sum(gpu_hours):.0f} GPU-hours. With {GPUS_PER_ROW} "
-        f"GPUs a row and the longest rows first: {', '.join(spans)}; the longest row alone {_time(max(hours))}."
-    )
+    suite = f"The {len(hours)} distinct rows of known length, one seed: {sum(gpu_hours):.0f} GPU-hours"
+    together = f"With {GPUS_PER_ROW} GPUs a row and the longest rows first: {', '.join(spans)}"
+    return f"{suite}. {together}; the longest row alone {_time(max(hours))}."
 
 
 def _time(hours: float) -> str:

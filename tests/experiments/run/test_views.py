@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments.run.views import view_images, write_views
 from experiments.tracking.wandb_writer import layers
@@ -20,6 +21,7 @@ from tests.support.runs import make_bare_run
 
 def view_of(kind: type[SparseRCNN]) -> View:
     card = other_card(kind)
+    torch.manual_seed(0)
     model = build(card.architecture, ("sparse_rcnn", "tests"))
     model.card = card
     data = training.data_root()

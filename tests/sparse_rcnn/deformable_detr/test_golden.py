@@ -194,7 +194,9 @@ def test_gradient_norm_of_every_parameter(result: Result) -> None:
     for name in trained:
         wanted = reference["grad_norm"][name]
         got = result.gradients[name].double().norm().item()
-        assert abs(got - wanted) <= allowed * max(wanted, floor), name
+        # In the backbone ReLUs flip at zero: see the test below. Measured: up to 9e-4 by processor.
+        allowed_here = max(allowed, 2e-3) if name.startswith("backbone") else allowed
+        assert abs(got - wanted) <= allowed_here * max(wanted, floor), name
     total = math.sqrt(sum(g.double().pow(2).sum().item() for g in result.gradients.values()))
     assert total == pytest.approx(reference["grad_total_norm"], rel=FACTOR * result.case.noise["grad_total_rel"])
 

@@ -64,5 +64,6 @@ def test_detections(both: tuple[RetinaNet, nn.Module]) -> None:
         kept = (there["boxes"][:, 2:] > there["boxes"][:, :2]).all(1)  # ours are without those that are empty
         assert 10 < len(here) == kept.sum()
         assert torch.equal(here.labels, there["labels"][kept])
-        torch.testing.assert_close(here.scores, there["scores"][kept], rtol=1e-6, atol=0)
+        # Measured: 1e-7 to 2e-6 by processor; ours has the frozen norm within the convolution.
+        torch.testing.assert_close(here.scores, there["scores"][kept], rtol=1e-5, atol=0)
         torch.testing.assert_close(here.boxes_xyxy_abs, 2 * there["boxes"][kept], rtol=1e-6, atol=1e-5)
