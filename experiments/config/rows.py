@@ -80,7 +80,7 @@ def compose_row(
         cfg = compose(PRIMARY, overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     if stand_ins:
         fill_missing(cfg.data)
-    return validate(cfg)
+    return validate(cfg, overrides=overrides)
 
 
 def experiments_of(config: dict[str, Any], source: RowSource | None = None) -> dict[str, list[str] | None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -29,20 +31,39 @@ INJECTED: Injected = {
 }
 
 
-def validate(cfg: DictConfig, injected: Injected = INJECTED) -> dict[str, Any]:
+def validate(cfg: DictConfig, injected: Injected = INJECTED, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Resolve a composed config and check all of it; the result is plain dicts, lists and scalars.
 
     Checked are: no `???` left, every interpolation resolves, dataclass nodes hold no key but their fields and
     pass their `__post_init__`, `_target_` nodes fit their constructor (`check_targets`, also for `injected`).
 
+    Args:
+        overrides: that it is composed with; a model or a criterion that they choose may be another detector's.
+
     Raises:
         ConfigError: the first mistake found, in one line that begins with the dotted key.
     """
-    config = resolve(cfg)
-    _check_dataclasses(cfg, "")
-    check_axes(config)
-    check_targets(config, injected)
+    with _naming_chosen_part(cfg, overrides):
+        config = resolve(cfg)
+        _check_dataclasses(cfg, "")
+        check_axes(config)
+        check_targets(config, injected)
     return config
+
+
+@contextmanager
+def _naming_chosen_part(cfg: DictConfig, overrides: Sequence[str]) -> Iterator[None]:
+    """Where a model or a criterion was chosen by itself and does not fit what the detector fills, say so first."""
+    try:
+        yield
+    except ConfigError as error:
+        chosen = [override for override in overrides if override.startswith(("model=", "criterion="))]
+        if not chosen or "detector" not in cfg or not re.match(r"(model|criterion)\b", str(error)):
+            raise
+        raise ConfigError(
+            f"{chosen[-1]} does not fit detector={cfg.detector.name}: a {chosen[-1].partition('=')[0]} belongs to its "
+            f"detector; leave it out and choose detector=... ({error})"
+        ) from error
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def plan(jobs: Sequence[Sequence[str]], compose: Callable[[list[str]], DictConfi
     rows: dict[tuple[Path, str], PlannedRun] = {}
     for overrides in jobs:
         try:
-            config = validate(compose(list(overrides)))
+            config = validate(compose(list(overrides)), overrides=overrides)
             identity = run_identity_of(config)
             key = (Path(config["runs_root"]), run_id(identity, config["seed"]))
             if key in rows:

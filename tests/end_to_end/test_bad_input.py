@@ -33,6 +33,10 @@ CONFIGURATION = {
     r"type '\+train\.lr_multipliers=\{backbone\.stem:\.1\}'$",
     "+train.lr_multipliers.stages=a": r"train\.lr_multipliers\.stages: Value 'a' of type 'str' could not be converted",
     "+train.lr_multipliers.stag=1": r"train\.lr_multipliers: no parameter .*'stag' .*\(did you mean 'stages'\?\)",
+    "model=retinanet": r"model=retinanet does not fit detector=sparse_rcnn: a model belongs to its detector; leave it "
+    r"out and choose detector=\.\.\. \(model\.stage: ",
+    "criterion=detr": r"criterion=detr does not fit detector=sparse_rcnn: a criterion belongs to its detector; ",
+    "detector=detr model=faster_rcnn": r"model=faster_rcnn does not fit detector=detr: a model belongs to its ",
     "detector=detr_dc5": r"detector: there is no option 'detr_dc5'; did you mean experiment=detr_dc5\?",
     "experiment=num_stages": r"experiment: there is no option 'num_stages'; did you mean sweep=num_stages\?",
     "crop=published/nope": r"crop/published: there is no option 'nope' \(available: cascade_rcnn, .*, sparse_rcnn\)$",
