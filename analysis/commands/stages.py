@@ -12,7 +12,7 @@ import numpy.typing as npt
 from analysis.output import UNDATED
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.places import user_path
-from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.views import read_view, view_ids
 
@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if args.proposals:
         figure, name = _proposals(found, args.step), "proposals"
     else:
+        if _has_stages(found) is False:  # before a word on its views
+            raise _without_stages(found)
         image_id = _image_id(found, args.image)
         figure, name = _view(found, image_id, args), f"{'stages' if args.look is None else 'look'}_{image_id}"
     from analysis.figures.stages import save
@@ -85,6 +87,23 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 
+def _has_stages(run: Run) -> bool | None:
+    """Whether the numbers of a run, its evaluations' or else its training's, are of stages; None while there are none.
+
+    A detector of one's own may have stages that its criterion does not tell apart; its evaluations do.
+    """
+    for event in ("eval", "train"):
+        if events := run.events(event):
+            return any(metric_keys.is_of_stage(key) for each in events for key in each.get("metrics", ()))
+    return None
+
+
+def _without_stages(run: Run) -> UserError:
+    return UserError(
+        f"{run.path}: its detector has no stages to draw; its detections are shown by python -m analysis dashboard"
+    )
+
+
 def _image_id(run: Run, asked: int | None) -> int:
     ids = view_ids(run)
     hint = f"for any image: python -m experiments.predict {run.path} IMAGE --stages --out FOLDER"
@@ -100,7 +119,12 @@ def _view(run: Run, image_id: int, args: argparse.Namespace) -> Any:
 
     view = read_view(run, image_id)
     if not view.has_stages:
-        raise UserError(f"analysis stages needs stages; {run.path} has none: the dashboard shows its detections")
+        raise _without_stages(run)
+    if args.look is not None and (view.responses is None or view.proposals_xyxy_abs is None):
+        raise UserError(
+            f"--look shows the RoI features that a dynamic head filters, and the detector of {run.path} filters none: "
+            "leave it out to draw its stages"
+        )
     try:
         if args.look is not None:
             return response_figure(view, args.look)

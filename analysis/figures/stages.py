@@ -66,12 +66,10 @@ def response_figure(view: View, num_proposals: int) -> Any:
 
     Rows are the proposals that the last stage scores best, columns the stages. A stage pools from the boxes of the one
     before it, the first from the learned proposals. Brightness is relative to the largest response of the stage.
-
-    Raises:
-        ValueError: the run's head filters nothing.
+    The view has responses.
     """
-    if view.responses is None or view.proposals_xyxy_abs is None:
-        raise ValueError("the interaction of this run's head filters no RoI feature: there is nothing to show")
+    assert view.responses is not None
+    assert view.proposals_xyxy_abs is not None
     fonts.warn_of_missing(view.class_names)
     chosen = np.argsort(-view.scores[-1], kind="stable")[:num_proposals]
     num_stages = len(view.scores)

@@ -23,6 +23,7 @@ FORWARD_GFLOPS = "model/cost/forward_gflops"
 ROI_POOLING_GFLOPS = "model/cost/roi_pooling_gflops"
 FPS = "model/speed/fps"
 
+_OF_STAGE = re.compile(r"(?:train|val)/stage_\d{1,3}/.+")
 _STAGE_AP = re.compile(r"val/stage_(\d{1,3})/AP")
 
 
@@ -54,6 +55,11 @@ def loss(part: str) -> str:
 def stage_loss(index: int, part: str) -> str:
     """The key of a part of a stage's loss."""
     return f"train/stage_{index}/{part}"
+
+
+def is_of_stage(key: str) -> bool:
+    """Whether a number is one of a single stage, in training or validation."""
+    return _OF_STAGE.fullmatch(key) is not None
 
 
 def stages_in(keys: Iterable[str]) -> list[int]:
