@@ -18,6 +18,8 @@ from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir.find import find_runs
 from sparse_rcnn.rundir.reader import Run
 
+_WANTED = "give a run directory, a folder of runs, or the name of an experiment under --runs"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -60,10 +62,15 @@ def _runs(name: str, root: Path, recipe: str | None) -> list[Run]:
         if not finished:
             raise UserError(f"{name} holds no finished run: finish one first")
         return finished
+    if Path(name).exists():
+        raise UserError(f"{name} is a file: {_WANTED}")
+    if os.path.basename(name) != name:
+        raise UserError(f"{name} does not exist: {_WANTED}")
     if not root.is_dir():
         raise UserError(f"{name} is no folder; as the name of an experiment it needs --runs, and {root} is no folder")
     summaries = load_summaries([root])
-    row = our_rows(summaries, choose_recipe(summaries, recipe)).get(name)
+    is_known = any(name in summary.experiments for summary in summaries)  # before the recipe that it is wanted of
+    row = our_rows(summaries, choose_recipe(summaries, recipe))[name] if is_known else None
     if row is None or not row.used:
         raise UserError(f"{name} is neither a folder nor an experiment with a finished run under {root}")
     return [summary.directory for summary in row.used]

@@ -73,3 +73,18 @@ def test_what_a_user_gets_wrong(suite: Suite, tmp_path: Path, capsys: pytest.Cap
     assert "detections.json is no COCO results list" in message(good, bad)
     (bad / "detections.json").unlink()
     assert "detections.json cannot be read: No such file or directory; is the run finished?" in message(good, bad)
+
+
+def test_what_does_not_exist_is_named_whatever_recipes_there_are(
+    suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, root = suite["good0"], suite["good0"].parent.parent
+    make_run(root, "of_another_recipe", recipe="paper")
+    wanted = "give a run directory, a folder of runs, or the name of an experiment under --runs"
+    for absent in (root / "absent", tmp_path / "no" / "where"):
+        assert error([good, absent, "--runs", root], capsys) == f"{absent} does not exist: {wanted}"
+        assert error([absent, good, "--runs", "elsewhere"], capsys) == f"{absent} does not exist: {wanted}"
+    assert error([good, good / "meta.json", "--runs", root], capsys) == f"{good / 'meta.json'} is a file: {wanted}"
+    neither = f"goof is neither a folder nor an experiment with a finished run under {root}"
+    assert error([good, "goof", "--runs", root], capsys) == neither
+    assert "the runs are of several recipes, mini, paper" in error([good, "bad", "--runs", root], capsys)
