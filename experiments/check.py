@@ -15,7 +15,7 @@ from experiments.cli.mistakes import TRACEBACK_VARIABLE, describe_mistake, run_c
 from experiments.cli.overrides import readable_overrides
 from experiments.config import schema
 from experiments.config.row_files import detector_of_row
-from experiments.config.rows import compose_row
+from experiments.config.rows import added_folders, compose_row
 from experiments.sweep import hydra_plugins
 from sparse_rcnn.data.findings import counted
 from sparse_rcnn.errors import UserError
@@ -89,6 +89,10 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
         prog="python -m experiments.check", description=DESCRIPTION, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for experiments.train, on every row")
+    parser.add_argument(
+        "--config-dir", "-cd", type=user_path, action="append", default=[], metavar="DIR",
+        help="a folder with rows, detectors or parts of your own, as for experiments.train; may be given again",
+    )  # fmt: skip
     parser.add_argument("--recipe", metavar="NAME", help="paper, mini, ... (default: paper, then mini)")
     parser.add_argument(
         "--sustained-tflops", type=float, default=SUSTAINED_TFLOPS, metavar="X",
@@ -106,9 +110,12 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
     args = parser.parse_intermixed_args(arguments)
     if not 0 < args.sustained_tflops < float("inf"):
         parser.error("--sustained-tflops must be above 0")
-    if (args.write_rows or args.add_identities) and (args.recipe is not None or args.overrides):
+    if (args.write_rows or args.add_identities) and (args.recipe is not None or args.overrides or args.config_dir):
         option = "--write-rows" if args.write_rows else "--add-identities"
-        parser.error(f"{option} takes neither a recipe nor overrides: the file is that of the rows as they are")
+        parser.error(
+            f"{option} takes neither a recipe nor overrides nor --config-dir: the file is that of the suite's rows as "
+            "they are"
+        )
     if args.write_rows:
         run_cli(lambda: _write_rows(args.write_rows, conf_dir))
     elif args.add_identities:
@@ -118,6 +125,7 @@ def main(arguments: Sequence[str] | None = None, conf_dir: Path = CONF_DIR) -> N
 
 
 def _check(args: argparse.Namespace, conf_dir: Path) -> None:
+    search_path = added_folders(args.config_dir)
     recipes, overrides = list(RECIPES) if args.recipe is None else [args.recipe], []
     experiment = None
     for override in readable_overrides(args.overrides, schema.is_text, multirun=False):
@@ -129,13 +137,14 @@ def _check(args: argparse.Namespace, conf_dir: Path) -> None:
         else:
             overrides.append(override)
     if any(is_data_override(override) for override in overrides):
-        _check_data(recipes[0] if args.recipe or len(recipes) == 1 else "mini", experiment, overrides, conf_dir)
+        recipe = recipes[0] if args.recipe or len(recipes) == 1 else "mini"
+        _check_data(recipe, experiment, overrides, conf_dir, search_path)
         return
     if experiment is not None:
         raise UserError("experiment: every row is checked; leave it out")
     failed = []
     for recipe in recipes:
-        rows = check_rows(recipe, overrides, conf_dir)
+        rows = check_rows(recipe, overrides, conf_dir, search_path=search_path)
         print_rows(rows, recipe, args.sustained_tflops, args.markdown)
         failed += [f"{row.name} (recipe={recipe})" for row in rows if row.error is not None]
     if failed:
@@ -147,8 +156,10 @@ def is_data_override(override: str) -> bool:
     return override.lstrip("+").partition("=")[0].split(".")[0] == "data"
 
 
-def _check_data(recipe: str, experiment: str | None, overrides: Sequence[str], conf_dir: Path) -> None:
-    config = compose_row(recipe, experiment or BASELINE, overrides, conf_dir, stand_ins=False)
+def _check_data(
+    recipe: str, experiment: str | None, overrides: Sequence[str], conf_dir: Path, search_path: Sequence[str]
+) -> None:
+    config = compose_row(recipe, experiment or BASELINE, overrides, conf_dir, False, search_path)
     from experiments.run.data_report import check_data, num_faults, print_report
     from experiments.run.embedded_data import ensure_data
 
@@ -160,25 +171,33 @@ def _check_data(recipe: str, experiment: str | None, overrides: Sequence[str], c
 
 
 def check_rows(
-    recipe: str, overrides: Sequence[str] = (), conf_dir: Path = CONF_DIR, with_cost: bool = True
+    recipe: str,
+    overrides: Sequence[str] = (),
+    conf_dir: Path = CONF_DIR,
+    with_cost: bool = True,
+    search_path: Sequence[str] = (),
 ) -> list[CheckedRow]:
     """Every row under a recipe, the baseline first; without cost they are composed and validated only.
+
+    Args:
+        search_path: more configuration folders, as ``--config-dir`` of the train command.
 
     Raises:
         UserError, Hydra's errors: of the baseline, which is what the others are compared with.
     """
-    names = sorted(path.stem for path in (conf_dir / "experiment").glob("*.yaml"))
+    folders = (str(conf_dir), *search_path)
+    names = sorted({path.stem for folder in folders for path in (Path(folder) / "experiment").glob("*.yaml")})
     if BASELINE not in names:
         raise UserError(f"{conf_dir / 'experiment'}: there is no {BASELINE}.yaml to compare the rows with")
     rows: list[CheckedRow] = []
     chosen = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == "detector"]
     if chosen:
         default = compose_row(recipe, BASELINE, (), conf_dir)["detector"]["name"]
-        names = [name for name in names if detector_of_row(name, (str(conf_dir),), default) == chosen[-1]]
+        names = [name for name in names if detector_of_row(name, folders, default) == chosen[-1]]
     for name in [BASELINE, *(name for name in names if name != BASELINE)]:
         row = CheckedRow(name)
         try:
-            config = compose_row(recipe, name, overrides, conf_dir)
+            config = compose_row(recipe, name, overrides, conf_dir, search_path=search_path)
             row.cost = _built_cost(config) if with_cost else None
             row.compared = compared_config(config)
         except Exception as error:

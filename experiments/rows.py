@@ -40,19 +40,21 @@ def record_rows(roots: Sequence[Path], config_dirs: Sequence[Path] = ()) -> None
     """Record the rows of all runs under some folders.
 
     Raises:
-        UserError: a root is not a folder, or a run cannot be read or written; the others are done.
+        UserError: a root or one of ``config_dirs`` is not a folder; or a run cannot be read or written, the others are
+            done.
     """
     from tqdm import tqdm
 
-    from experiments.config.rows import compare_with_rows
+    from experiments.config.rows import added_folders, compare_with_rows
 
+    search_path = added_folders(config_dirs)
     paths = [path for root in roots for path in find_places(root).runs]
     num_changed, failures = 0, []
     for path in tqdm(paths, desc="rows", unit="run", disable=None):
         try:
             directory = RunDirectory(path)
             before = directory.experiments
-            if compare_with_rows(directory, [str(folder) for folder in config_dirs]):
+            if compare_with_rows(directory, search_path):
                 num_changed += 1
                 print(f"{path}: {', '.join(before)} -> {', '.join(directory.experiments)}")
         except UserError as error:

@@ -62,21 +62,41 @@ class RowSource:
         return RowSource(node.job.config_name or PRIMARY, overrides=added)
 
 
+def added_folders(config_dirs: Sequence[Path]) -> tuple[str, ...]:
+    """The folders of a command's ``--config-dir`` as a search path.
+
+    Raises:
+        UserError: one of them is no folder.
+    """
+    for folder in config_dirs:
+        if not folder.is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+    return tuple(str(folder.resolve()) for folder in config_dirs)
+
+
 def compose_row(
-    recipe: str, name: str, overrides: Sequence[str], conf_dir: Path = CONF_DIR, stand_ins: bool = True
+    recipe: str,
+    name: str,
+    overrides: Sequence[str],
+    conf_dir: Path = CONF_DIR,
+    stand_ins: bool = True,
+    search_path: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The validated configuration of a row; paths of data that only the user knows get a stand-in if asked for.
+
+    Args:
+        search_path: more configuration folders, as ``--config-dir`` of the train command.
 
     Raises:
         UserError, Hydra's and OmegaConf's errors: as for experiments.train.
     """
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
 
     from experiments.config import schema
     from experiments.config.validation import validate
 
     schema.register()
-    with initialize_config_dir(str(conf_dir.resolve()), **version_base()):
+    with _reading(conf_dir.resolve(), search_path):
         cfg = compose(PRIMARY, overrides=[f"recipe={recipe}", f"experiment={name}", *overrides])
     if stand_ins:
         fill_missing(cfg.data)
@@ -264,10 +284,6 @@ def _composed_row(recipe: str, name: str, source: RowSource, folders: tuple[str,
 @contextmanager
 def _hydra(source: RowSource) -> Iterator[tuple[str, ...]]:
     """Hydra ready to compose, that of the running command or one of ours; gives the folders that it reads."""
-    from hydra import initialize_config_dir
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-    from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
 
     from experiments.config import schema
@@ -276,15 +292,28 @@ def _hydra(source: RowSource) -> Iterator[tuple[str, ...]]:
     if GlobalHydra.instance().is_initialized():
         yield _folders()
         return
-    with initialize_config_dir(str(CONF_DIR), **version_base()):
-        if source.search_path:
-            folders = create_config_search_path(str(CONF_DIR))
-            for folder in source.search_path:  # where --config-dir has it
+    with _reading(CONF_DIR, source.search_path):
+        yield _folders()
+
+
+@contextmanager
+def _reading(conf_dir: Path, search_path: Sequence[str]) -> Iterator[None]:
+    """A Hydra of ours that reads a folder of configuration, and more of them where ``--config-dir`` has them."""
+    from hydra import initialize_config_dir
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(conf_dir), **version_base()):
+        if search_path:
+            folders = create_config_search_path(str(conf_dir))
+            for folder in search_path:
                 anchor = SearchPathQuery(provider="schema")
                 folders.prepend(provider="command-line", path=f"file://{folder}", anchor=anchor)
             GlobalHydra.instance().clear()
             Hydra.create_main_hydra2(task_name="rows", config_search_path=folders)
-        yield _folders()
+        yield
 
 
 def _folders() -> tuple[str, ...]:

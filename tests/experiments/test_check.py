@@ -164,6 +164,26 @@ def test_the_table_of_a_good_suite_and_exit_code_0(conf: Path, capsys: pytest.Ca
     assert "0.01 TFLOP/s" in out
 
 
+def test_rows_and_parts_of_ones_own_lie_in_more_folders(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, more = tmp_path / "mine", tmp_path / "more"
+    for folder, group in ((mine, "experiment"), (mine, "reuse"), (more, "experiment")):
+        (folder / group).mkdir(parents=True, exist_ok=True)
+    shutil.copy(conf / "reuse" / "none.yaml", mine / "reuse" / "my_reuse.yaml")
+    add_row(mine, "my_row", "defaults: [override /reuse: my_reuse]")
+    add_row(more, "my_other_row", "num_stages: 2")
+    monkeypatch.chdir(tmp_path)
+    assert run(conf, "recipe=mini", "--markdown", "--config-dir", "mine", f"--config-dir={more}") == 0
+    out = capsys.readouterr().out
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1] for line in out.splitlines() if line[:2] == "| "}
+    assert "5 rows against baseline" in out
+    assert rows["my_other_row"] == "num_stages: 3 -> 2"
+    assert "reuse" in rows["my_row"]
+    assert run(conf, "recipe=mini", "--markdown", "reuse=my_reuse", "-cd", "mine") == 0
+    assert "4 rows against baseline" in capsys.readouterr().out
+
+
 def test_a_row_that_changes_weights_or_data_is_another_run(conf: Path) -> None:
     add_row(conf, "weights", "weights: {backbone: IMAGENET1K_V1}")
     add_row(conf, "data", "data: {generator: {num_classes: 3}}")
@@ -183,6 +203,8 @@ def test_a_row_that_changes_weights_or_data_is_another_run(conf: Path) -> None:
         (["experiment=stages_1"], 1, "error: experiment: every row is checked; leave it out"),
         (["--sustained-tflops", "0"], 2, "--sustained-tflops must be above 0"),
         (["--write-rows", "x", "--recipe", "mini"], 2, "--write-rows takes neither a recipe nor overrides"),
+        (["--write-rows", "x", "--config-dir", "mine"], 2, "--write-rows takes neither a recipe nor overrides nor"),
+        (["--config-dir", "absent"], 1, "error: --config-dir absent: there is no such folder"),
     ],
 )
 def test_mistakes_are_one_line(
