@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BASELINE = "baseline"
 RECIPES = ("paper", "mini")
 SUSTAINED_TFLOPS = 6.1
-COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "GPU-hours")
+COLUMNS = ("row", "changes", "parameters", "trainable", "GFLOPs", "images", "GPU-hours")
 WIDTH = 140  # of the table where stdout is no terminal
 DESCRIPTION = f"""\
 Compose, validate and build (on the meta device) every row of conf/experiment/, and print what each changes from the
@@ -37,6 +37,7 @@ baseline, which rows are equal, and what each costs:
 
   GFLOPs     forward pass of one image at the evaluation size of the recipe, 2 x multiply-adds, those of RoI
              pooling included; norms and elementwise operations are not counted.
+  images     of the whole training, repetitions counted.
   GPU-hours  an estimate, not a measurement: 3 x forward FLOPs x images of the training / sustained FLOP/s.
              The default of --sustained-tflops, {SUSTAINED_TFLOPS} for each of 8 V100, follows by the same formula from
              the training time that the paper states for its R50 baseline.
@@ -63,7 +64,7 @@ class CheckedRow:
     """One row under one recipe.
 
     Attributes:
-        name: of its file in conf/experiment.
+        name: of its file in conf/experiment, or the override that makes it, where none does.
         compared: the part of its configuration that is compared; empty where it failed.
         cost: None where it failed.
         changes: from the baseline, all of them.
@@ -179,11 +180,14 @@ def check_rows(
 ) -> list[CheckedRow]:
     """Every row under a recipe, the baseline first; without cost they are composed and validated only.
 
+    Where the overrides choose a detector, the rows are its own and the first is the one of its name; where no file has
+    that, it is the detector as it stands.
+
     Args:
         search_path: more configuration folders, as ``--config-dir`` of the train command.
 
     Raises:
-        UserError, Hydra's errors: of the baseline, which is what the others are compared with.
+        UserError, Hydra's errors: of the first row, which is what the others are compared with.
     """
     folders = (str(conf_dir), *search_path)
     names = sorted({path.stem for folder in folders for path in (Path(folder) / "experiment").glob("*.yaml")})
@@ -194,15 +198,16 @@ def check_rows(
     if chosen:
         default = compose_row(recipe, BASELINE, (), conf_dir)["detector"]["name"]
         names = [name for name in names if detector_of_row(name, folders, default) == chosen[-1]]
-    for name in [BASELINE, *(name for name in names if name != BASELINE)]:
-        row = CheckedRow(name)
+    first = chosen[-1] if chosen and BASELINE not in names and chosen[-1] in names else BASELINE
+    for name in [first, *(name for name in names if name != first)]:
+        row = CheckedRow(name if name in names else f"detector={chosen[-1]}")
         try:
             config = compose_row(recipe, name, overrides, conf_dir, search_path=search_path)
             row.cost = _built_cost(config) if with_cost else None
             row.compared = compared_config(config)
         except Exception as error:
             row.error = _describe(error)
-            if row.error is None or name == BASELINE or os.environ.get(TRACEBACK_VARIABLE) == "1":
+            if row.error is None or name == first or os.environ.get(TRACEBACK_VARIABLE) == "1":
                 raise
         else:
             row.changes = changes((rows[0] if rows else row).compared, row.compared)
@@ -218,13 +223,14 @@ def print_rows(rows: Sequence[CheckedRow], recipe: str, sustained_tflops: float,
     from rich.table import Table
     from rich.text import Text
 
-    assert rows[0].cost is not None
-    note = rows[0].cost.footnote(sustained_tflops)
-    title = f"recipe={recipe}: {len(rows)} rows against {rows[0].name}"
+    from experiments.run.cost import footnote
+
+    note = footnote([row.cost for row in rows if row.cost is not None], sustained_tflops)
+    title = f"recipe={recipe}: {counted(len(rows), 'row')} against {rows[0].name}"
     lines = [_cells(row, sustained_tflops) for row in rows]
     if markdown:
         print(f"### {title}\n")
-        for line in (COLUMNS, ("---", "---", *["---:"] * 4), *lines):
+        for line in (COLUMNS, ("---", "---", *["---:"] * (len(COLUMNS) - 2)), *lines):
             print("| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in line) + " |")
         print(f"\n{note}\n")
         return
@@ -240,7 +246,7 @@ def print_rows(rows: Sequence[CheckedRow], recipe: str, sustained_tflops: float,
 def _cells(row: CheckedRow, sustained_tflops: float) -> tuple[str, ...]:
     """The texts of one row, in the order of the columns; changes are one to a line."""
     if row.cost is None:
-        return row.name, f"ERROR {row.error}", "-", "-", "-", "-"
+        return row.name, f"ERROR {row.error}", *["-"] * (len(COLUMNS) - 2)
     equal = [f"= {row.equals}"] if row.equals is not None else []
     return row.name, "\n".join([*equal, *texts(shorten(row.changes))]), *row.cost.cells(sustained_tflops)
 

@@ -53,30 +53,39 @@ class Cost:
         # A backward pass costs about two forward ones: one for the inputs' gradients, one for the weights'.
         return 3 * self.total_flops * self.num_images_seen / (sustained_tflops * 1e12) / 3600
 
-    def cells(self, sustained_tflops: float) -> tuple[str, str, str, str]:
-        """Parameters, trainable ones, GFLOPs and GPU-hours, to be read."""
+    def cells(self, sustained_tflops: float) -> tuple[str, str, str, str, str]:
+        """Parameters, trainable ones, GFLOPs, images of the training and GPU-hours, to be read."""
         hours = self.gpu_hours(sustained_tflops)
         return (
             f"{self.num_parameters / 1e6:.2f} M",
             f"{self.num_trainable / 1e6:.2f} M",
             f"{self.total_flops / 1e9:.2f}",
+            "-" if self.num_images_seen is None else f"{self.num_images_seen:,}".replace(",", " "),
             "-" if hours is None else f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}",
         )
 
-    def footnote(self, sustained_tflops: float) -> str:
-        """What the numbers are, and at which sizes."""
-        height, width = self.image_size_hw
-        hours = "unknown, the length of the training in images is that of data not read here"
-        if self.num_images_seen is not None:
-            hours = (
-                f"an estimate: 3 x GFLOPs x {self.num_images_seen} images / {sustained_tflops:g} TFLOP/s sustained, "
-                "all images at that size"
-            )
-        return (
-            f"GFLOPs: forward pass of one image of {height} x {width} ({self.image_reason}), "
-            f"{self.classes}, 2 x multiply-adds, those of RoI pooling included. "
-            f"GPU-hours: {hours}. Frozen batch norm counts as no parameters."
+
+def footnote(costs: Sequence[Cost], sustained_tflops: float) -> str:
+    """What the numbers of rows are, and at which sizes: those of each detector, if these differ."""
+    sizes = dict.fromkeys(f"{height} x {width} ({reason})" for height, width, reason in map(_size, costs))
+    classes = dict.fromkeys(cost.classes for cost in costs)
+    unknown = "the length of the training in images is that of data not read here"
+    hours = f"unknown, {unknown}"
+    if any(cost.num_images_seen is not None for cost in costs):
+        some = f"; unknown (-) where {unknown}" if any(cost.num_images_seen is None for cost in costs) else ""
+        hours = (
+            f"an estimate: 3 x GFLOPs x images of the training / {sustained_tflops:g} TFLOP/s sustained, "
+            f"all images at that size{some}"
         )
+    return (
+        f"GFLOPs: forward pass of one image of {' or, as its detector has it, '.join(sizes)}, "
+        f"{' or '.join(classes)}, 2 x multiply-adds, those of RoI pooling included. "
+        f"GPU-hours: {hours}. Frozen batch norm counts as no parameters."
+    )
+
+
+def _size(cost: Cost) -> tuple[int, int, str]:
+    return *cost.image_size_hw, cost.image_reason
 
 
 def cost_of(config: Config) -> Cost:

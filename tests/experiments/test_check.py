@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from experiments.check import SUSTAINED_TFLOPS, check_rows, main, rows_text
 from experiments.config.rows import compose_row
-from experiments.run.cost import Cost, cost_of, forward_flops
+from experiments.run.cost import Cost, cost_of, footnote, forward_flops
 from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.roi_pooler import MultiLevelRoIAlign
 from sparse_rcnn.rundir.changes import texts
@@ -84,9 +84,21 @@ def test_gpu_hours_are_three_forward_passes_over_every_image_seen() -> None:
         return Cost(1_234_567, 0, 1_500_000_000, 500_000_000, (32, 32), "", "", num_images_seen)
 
     assert cost(3_600_000).gpu_hours(sustained_tflops=2) == pytest.approx(3 * 2e9 * 3.6e6 / 2e12 / 3600)
-    assert cost(3_600_000).cells(2) == ("1.23 M", "0.00 M", "2.00", "3")
-    assert cost(None).cells(2)[-1] == "-"
-    assert "unknown" in cost(None).footnote(2)
+    assert cost(3_600_000).cells(2) == ("1.23 M", "0.00 M", "2.00", "3 600 000", "3")
+    assert cost(None).cells(2)[-2:] == ("-", "-")
+
+
+def test_the_footnote_is_that_of_all_rows() -> None:
+    def note(*rows: tuple[tuple[int, int], int | None]) -> str:
+        return footnote([Cost(1, 1, 1, 1, size, f"padded to {size[0]}", "3 classes", n) for size, n in rows], 2)
+
+    of_one = note(((32, 64), 3000), ((32, 64), 5000))
+    assert "one image of 32 x 64 (padded to 32), 3 classes, 2 x multiply-adds" in of_one
+    assert "an estimate: 3 x GFLOPs x images of the training / 2 TFLOP/s sustained, all images at that size. " in of_one
+    assert "GPU-hours: unknown, the length" in note(((32, 64), None), ((32, 64), None))
+    both = note(((32, 64), None), ((33, 64), 7))
+    assert "one image of 32 x 64 (padded to 32) or, as its detector has it, 33 x 64 (padded to 33), 3 classes" in both
+    assert "all images at that size; unknown (-) where the length" in both
 
 
 def test_length_in_epochs_needs_the_number_of_images() -> None:
@@ -182,6 +194,26 @@ def test_rows_and_parts_of_ones_own_lie_in_more_folders(
     assert "reuse" in rows["my_row"]
     assert run(conf, "recipe=mini", "--markdown", "reuse=my_reuse", "-cd", "mine") == 0
     assert "4 rows against baseline" in capsys.readouterr().out
+
+
+def test_the_rows_of_a_detector_are_compared_with_the_one_of_its_name(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in ("retinanet", "retinanet_backbone_resnet101"):
+        shutil.copy(ROOT / "conf" / "experiment" / f"{row}.yaml", conf / "experiment")
+    add_row(conf, "retinanet_longer", "defaults: [override /detector: retinanet]\nschedule: {length: 3000}")
+    assert run(conf, "recipe=mini", "detector=retinanet", "--markdown") == 0
+    out = capsys.readouterr().out
+    lines = [line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ")][2:]
+    assert "3 rows against retinanet" in out
+    assert [line[0] for line in lines] == ["retinanet", "retinanet_backbone_resnet101", "retinanet_longer"]
+    assert lines[2][1] == "schedule.length: 2500 -> 3000"
+    assert [line[5] for line in lines] == ["20 000", "20 000", "24 000"]
+    assert "images of the training /" in out
+    for path in conf.glob("experiment/retinanet*"):
+        path.unlink()
+    assert run(conf, "recipe=mini", "detector=retinanet", "--markdown") == 0
+    assert "1 row against detector=retinanet" in capsys.readouterr().out
 
 
 def test_a_row_that_changes_weights_or_data_is_another_run(conf: Path) -> None:
