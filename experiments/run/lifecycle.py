@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.cli.argument_names import as_typed
 from experiments.cli.naming import init_world_on, naming_rates, naming_workers
@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> Path:
         UserError: the configuration, the data or a checkpoint is wrong; on a job of a sweep also for lost processes.
         SystemExit: stopped by a signal, or another process failed.
     """
-    config = validate(cfg, overrides=HydraConfig.get().overrides.task if HydraConfig.initialized() else ())
+    config = validate(cfg, overrides=_overrides())
     dry_build(config)
     with _processes(config) as world:
         identity = _identify(config, world)
@@ -88,6 +88,14 @@ def run(cfg: DictConfig) -> Path:
         if world.is_main:
             print_final_table(path)
         return path
+
+
+def _overrides() -> list[str]:
+    """Those of the job that runs here, as they were typed: with interpolations."""
+    if not HydraConfig.initialized():
+        return []
+    typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return list(typed)
 
 
 @contextmanager

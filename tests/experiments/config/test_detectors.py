@@ -206,8 +206,8 @@ def test_micro_batches_make_the_same_step(row: str, num_parts: int) -> None:
     torch.testing.assert_close(total, losses.total, rtol=1e-5, atol=1e-5)
     for (name, one), (_, other) in zip(whole.named_parameters(), parted.named_parameters(), strict=True):
         if one.requires_grad:
-            # Measured: up to 1.5e-4 of the largest element (Deformable DETR, a processor without AVX-512), since one image
-            # and four take other kernels; parts by their own counts would be off by a tenth.
+            # Measured: up to 1.5e-4 of the largest element (Deformable DETR, a processor without AVX-512), one image
+            # and four take other kernels. Parts divided by their own counts would be off by a tenth.
             scale = one.grad.abs().max().item()
             torch.testing.assert_close(other.grad, one.grad, rtol=1e-4, atol=3e-4 * max(scale, 1e-2), msg=name)
 
