@@ -18,7 +18,7 @@ BENCHMARKS = {
     "model": "the forward pass of a row in evaluation, by part of the model",
     "step": "a training step of a row: forward by part, criterion, backward, update",
     "data": "training samples: decoding, augmentation, collation",
-    "evaluation": "COCO evaluation of 500 images: pycocotools against hotcoco",
+    "evaluation": "COCO evaluation of 500 images by part: pycocotools against hotcoco",
     "logging": "50 training steps of recipe=mini without W&B, once more without it, and with W&B offline",
     "textbook": "the paper's detector against a textbook's, which is in a checkout alone",
     "fps": "frames per second of a row, a run or a weights file (--weights), one image at a time, with and without "
@@ -110,13 +110,14 @@ def _measure(arguments: argparse.Namespace) -> None:
 def _rows(
     name: str, arguments: argparse.Namespace, settings: list[Setting], size_hw: tuple[int, int], device: Any
 ) -> list[Row]:
-    from experiments.benchmark import micro
     from experiments.benchmark.data import data_rows
+    from experiments.benchmark.evaluation import evaluation_rows
     from experiments.benchmark.forward import model_rows
     from experiments.benchmark.measure import interleaved, timed
     from experiments.benchmark.report import Row
     from experiments.benchmark.step import step_rows
     from experiments.benchmark.textbook import textbook_rows
+    from experiments.benchmark.with_wandb import logging
     from experiments.benchmark.workload import Workload
 
     overrides, repeats = tuple(arguments.set), arguments.repeats
@@ -131,12 +132,13 @@ def _rows(
         return step_rows(workload(2), settings, device, repeats)
     if name == "data":
         return data_rows(arguments.recipe, arguments.row, overrides, repeats)
+    if name == "evaluation":
+        return evaluation_rows(repeats)
     if name == "textbook":
         return textbook_rows(overrides, settings, device, repeats, arguments.only)
     if name == "fps":
         return _fps(arguments, workload(1), settings, device)
-    sides = getattr(micro, name)()
-    measured = interleaved({key: timed(run) for key, run in sides.items()}, repeats)
+    measured = interleaved({key: timed(run) for key, run in logging().items()}, repeats)
     return [Row(name, key, part, seconds) for key, parts in measured.items() for part, seconds in parts.items()]
 
 
