@@ -214,6 +214,20 @@ class LogConfig:
 
 
 @dataclass
+class AlertsConfig:
+    """A shell command that gets an event as JSON on its standard input (``experiments.tracking.alerts``)."""
+
+    command: str | None = MISSING  # null: none
+    timeout: float = MISSING  # seconds, after which it is ended
+
+    def __post_init__(self) -> None:
+        if self.command is not None and not self.command.strip():
+            raise ValueError("command is empty: give a shell command, or null for none")
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout must be above 0, got {self.timeout}")
+
+
+@dataclass
 class Config:
     """Everything a run is made of."""
 
@@ -237,6 +251,7 @@ class Config:
     input: InputConfig = MISSING
     weights: WeightsConfig = MISSING
     log: LogConfig = MISSING
+    alerts: AlertsConfig = MISSING
 
     def __post_init__(self) -> None:
         _at_least(0, seed=self.seed)

@@ -42,6 +42,7 @@ from experiments.run.pictures import (
 )
 from experiments.run.requeue import is_requeued, leave_to_scheduler, wait_for_loss_of_node
 from experiments.run.training import Training, build_training
+from experiments.tracking import alerts
 from sparse_rcnn.allocator import keep_freed_memory
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.data.coco import CocoDetection
@@ -85,6 +86,8 @@ def run(cfg: DictConfig) -> Path:
                 training.run(stop)
                 with stop.at_once(training.step):
                     training.finish()
+                if directory is not None:
+                    alerts.send_finished(complete, directory)
         if world.is_main:
             print_final_table(path)
         return path
@@ -224,7 +227,10 @@ def _ending(training: Training, directory: RunDirectory | None) -> Iterator[None
             yield
     except BaseException as error:
         if directory is not None:
-            _record_failure(directory, error, training.step if training.is_started else None)
+            step = training.step if training.is_started else None
+            if (failure := _record_failure(directory, error, step)) is not None:
+                event = alerts.NON_FINITE if isinstance(error, NonFiniteError) else alerts.FAILED
+                alerts.of_run(training.config, directory).send(event, failure, step=step)
         if isinstance(error, NonFiniteError):
             raise UserError(str(error)) from error
         raise
@@ -242,9 +248,11 @@ def _check_same_step(step: int, path: Path, world: World) -> None:
             )
 
 
-def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> None:
+def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> str | None:
+    """Write the outcome into the run directory; the failure in a line, None where the run was stopped."""
     stopped = isinstance(error, (Interrupted, KeyboardInterrupt, SystemExit))  # the last is a requeue by submitit
     message = as_typed((str(error).splitlines() or [""])[0])
+    failure = None if stopped else f"{type(error).__name__}: {message}"
     progress = {} if step is None else {"step": step}
     with suppress(UserError):  # disk full: the first error is the one to report
         if not stopped:
@@ -252,9 +260,10 @@ def _record_failure(directory: RunDirectory, error: BaseException, step: int | N
             write_bytes_atomic(directory.path / layout.ERROR_LOG, text.encode())
         directory.set_status(
             layout.INTERRUPTED if stopped else layout.FAILED,
-            error=None if stopped else f"{type(error).__name__}: {message}",
+            error=failure,
             **progress,
         )
+    return failure
 
 
 def _meta(config: Config, train_set: CocoDetection, val_set: CocoDetection, world: World) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -28,6 +29,7 @@ class SuiteSweeper(BasicSweeper):
         """
         from experiments.config.rows import RowSource
         from experiments.sweep.plan import check, name_runs, pending, plan, print_rows, record, record_stop
+        from experiments.tracking.alerts import send_sweep_finished
 
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -60,6 +62,9 @@ class SuiteSweeper(BasicSweeper):
                 record(row, job_error(result), result.log if isinstance(result, LoggedJobReturn) else None)
         print_rows(rows)
         name_runs(rows, RowSource.of_command(of_sweep.hydra))
+        if left:
+            states = [row.state for row in rows]
+            send_sweep_finished(rows[0].configs[0], Path(of_sweep.hydra.sweep.dir), states)
         check(rows)
         return [JobReturn(overrides=row.overrides, status=JobStatus.COMPLETED) for row in rows]
 

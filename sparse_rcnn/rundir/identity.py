@@ -27,6 +27,7 @@ EXCLUDED_KEYS = (
     "runs_root",
     "hydra",
     "log",
+    "alerts",
     "weights",
     "weights.strict",
     "data.name",
