@@ -72,7 +72,8 @@ class _Reader:
     def record(self, row: dict[str, Any]) -> RunRecord:
         status = self._part(layout.STATUS, lambda: self.run.status) or {"state": UNREADABLE}
         results = self._part(layout.RESULTS, lambda: self.run.results)
-        evaluations = self._part("eval", lambda: self.run.evaluations) or []
+        evaluations, damaged = self._part("eval", self.run.readable_evaluations) or ([], [])
+        self.problems += [self._shortened(problem) for problem in damaged]
         events = self._part(layout.METRICS, self.run.events) or []
         config = self._part(layout.CONFIG, lambda: flat_config(self.run.config))
         latest = evaluations[-1] if evaluations else {}

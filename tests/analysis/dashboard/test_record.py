@@ -145,6 +145,18 @@ def test_a_damaged_file_costs_its_own_part(tmp_path: Path, name: str, kept: str)
     assert [problem.startswith(f"{name} is not valid JSON") for problem in row["problems"]] == [True]
 
 
+@pytest.mark.parametrize("torn", [300, 150])
+def test_a_torn_evaluation_costs_no_other_one(tmp_path: Path, torn: int) -> None:
+    path = make_logged_run(tmp_path)
+    file = path / "eval" / f"step_{torn:08d}.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    row = row_of(path)
+    assert [problem.startswith(f"eval/{file.name} is not valid JSON") for problem in row["problems"]] == [True]
+    assert row["evaluated_step"] == 450 - torn
+    assert [name for name, *_ in row["classes"]] == ["disc", "square", "triangle"]
+    assert row["precision_recall"]
+
+
 @pytest.mark.parametrize(
     "meta",
     [{"seed": "three"}, {"data": "x"}, {"git": []}, {"git": {"sha": 1}},
