@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
+def write_bytes_atomic(path: Path, data: bytes | bytearray) -> None:
     """Write a file that is never seen half-written."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -39,6 +39,7 @@ LAYERS = [
         "data", "data.transforms", "data.coco_categories",
         "data.ids", "data.image_names", "data.shapes_render", "evaluation.metrics",
         "rundir", "rundir.layout", "rundir.metric_keys", "rundir.changes", "places",
+        "rundir.file_digest", "rundir.own_digest",
         "data.deep_pictures", "data.pillow_files", "fonts",
         "detr", "detr.padding_mask", "detr.sine_encoding", "detr.transformer", "detr.mlp", "detr.released_names",
         "deformable_detr", "deformable_detr.padding",
@@ -68,6 +69,7 @@ LAYERS = [
         "faster_rcnn.proposal_network", "faster_rcnn.criterion",
     ],
     [
+        "rundir.digests",
         "data.box_column", "detr.criterion", "detr.postprocess",
         "deformable_detr.postprocess", "deformable_detr.decoder",
         "deformable_detr.criterion", "deformable_detr.released_names", "cascade_rcnn.criterion",
