@@ -44,6 +44,19 @@ def write_bytes_atomic(path: Path, data: bytes | bytearray) -> None:
         temporary.write_bytes(data)
 
 
+def sync_folder(path: Path) -> None:
+    """Sync the names in a folder to disk: what was created or renamed in it outlasts a loss of power.
+
+    Raises:
+        OSError: it cannot be synced.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

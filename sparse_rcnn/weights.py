@@ -18,19 +18,23 @@ from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.foreign_files import describe_foreign_file
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.rundir import layout, own_digest
+from sparse_rcnn.rundir.file_digest import FileDigest
 from sparse_rcnn.state_dicts import misfits
 
 FORMAT = "sparse_rcnn"
 FORMAT_VERSION = 1
 
 
-def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> None:
-    """Write the weights of a detector with its card, atomically."""
-    save_weights(model.state_dict(), card, path)
+def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> FileDigest:
+    """Write the weights of a detector with its card, atomically; returns the digest of the file."""
+    return save_weights(model.state_dict(), card, path)
 
 
-def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Path) -> None:
+def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Path) -> FileDigest:
     """Write tensors, named as in our models, with their card and a digest of the file, atomically.
+
+    Returns:
+        The digest of the file as a whole, which is not the one that stands in it.
 
     Raises:
         UserError: the file cannot be written.
@@ -39,6 +43,7 @@ def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Pat
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "card": card.to_json()}
     data = own_digest.sealed_weights(save(on_cpu, {**metadata, own_digest.KEY: own_digest.BLANK}))
     write_bytes_atomic(Path(path), data)
+    return FileDigest.of_bytes(data)
 
 
 def find_weights(path: str | Path) -> Path:

@@ -75,6 +75,7 @@ LAYERS = [
         "deformable_detr.criterion", "deformable_detr.released_names", "cascade_rcnn.criterion",
     ],
     [
+        "rundir.checkpoints",
         "data.annotation_columns", "detr.released_checkpoints", "released_classes",
         "retinanet.torchvision_names", "faster_rcnn.torchvision_names",
     ],

@@ -102,12 +102,12 @@ def _settings(config: Config, num_steps: int, num_steps_per_epoch: int) -> LoopS
 class Training:
     """The objects of one training on one process (`build_training`), and what becomes of them.
 
-    ``start`` ties it to a run directory and loads its newest checkpoint, ``run`` trains to the end with checkpoints and
+    ``start`` ties it to a run directory and loads a checkpoint of it, ``run`` trains to the end with checkpoints and
     evaluations, ``finish`` writes the results. ``train_to`` alone trains without a run.
 
     Attributes:
         step: training steps done.
-        is_started: whether the newest checkpoint, if any, is loaded.
+        is_started: whether the checkpoint to go on from, if any, is loaded.
     """
 
     def __init__(
@@ -147,20 +147,21 @@ class Training:
         """Wall time of the training so far, over all its sessions, evaluations during training included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def start(self, path: Path, identity: str, directory: RunDirectory | None) -> None:
-        """Go on from the newest checkpoint of the run in ``path``, and open the writers; not yet distributed.
+    def start(self, path: Path, identity: str, directory: RunDirectory | None, step: int | None) -> None:
+        """Go on from a checkpoint of the run in ``path``, and open the writers; not yet distributed.
 
         Args:
             path: of the run.
             identity: of the run.
             directory: on rank 0, which alone writes; None elsewhere.
+            step: of the checkpoint (`experiments.run.found_checkpoint`); None begins anew.
 
         Raises:
-            UserError: a checkpoint cannot be used, or a file cannot be written.
+            UserError: the checkpoint cannot be used, or a file cannot be written.
         """
         self._path, self._identity, self._directory = path, identity, directory
         self._checkpoints = CheckpointFolder(path / layout.CHECKPOINTS)
-        state = self._checkpoints.load_latest(self.model, identity)
+        state = None if step is None else self._checkpoints.load(self.model, identity, step)
         if state is not None:
             self._restore(state)
         self.is_started = True

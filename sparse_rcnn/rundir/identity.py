@@ -110,7 +110,7 @@ def file_fingerprint(path: str | Path) -> str:
         stat = resolved.stat()
         key = (str(resolved), stat.st_size, stat.st_mtime_ns)
         if key not in _fingerprints:
-            _fingerprints[key] = file_digest(resolved)
+            _fingerprints[key] = file_digest(resolved).sha256
         return _fingerprints[key]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error

@@ -29,6 +29,8 @@ LOCK_HOLDER = "lock_holder.json"
 
 ROOT_LOCK = ".lock"  # in the runs root, beside the experiments
 
+SET_ASIDE = "set_aside"  # key of the status: damaged checkpoints
+
 CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED = "created", "running", "finished", "interrupted", "failed"
 STATES = (CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED)
 

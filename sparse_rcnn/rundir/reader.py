@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,6 +183,16 @@ class Run:
             elif line.strip():
                 num_unreadable += 1
         return events, num_unreadable, torn
+
+
+def set_aside_in(status: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The damaged checkpoints that a status names: ``checkpoint``, their name, and ``problem``, file and fault."""
+    items = status.get(layout.SET_ASIDE)
+    return [item for item in items if _names_checkpoint(item)] if isinstance(items, list) else []
+
+
+def _names_checkpoint(item: Any) -> bool:
+    return isinstance(item, Mapping) and all(isinstance(item.get(key), str) for key in ("checkpoint", "problem"))
 
 
 def display_name(started_as: str, experiments: Sequence[str]) -> str:

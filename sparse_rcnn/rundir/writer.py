@@ -23,7 +23,7 @@ from sparse_rcnn.rundir.identity import identity_config
 from sparse_rcnn.rundir.json_files import reason, write_json_atomic
 from sparse_rcnn.rundir.lock import lock_run
 from sparse_rcnn.rundir.provenance import now, provenance
-from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.reader import Run, set_aside_in
 
 # What a creation cut short before meta.json may have left behind.
 _BEGINNINGS = (layout.CONFIG, layout.OVERRIDES, layout.EXPERIMENTS, layout.LOCK, layout.LOCK_HOLDER)
@@ -168,15 +168,31 @@ class RunDirectory(Run):
         assert state in layout.STATES, state
         unknown = set(progress) - {"step", "num_steps", "epoch"}
         assert not unknown, unknown
-        try:
-            before = self.status
-        except UserError:  # a damaged status is replaced
-            before = {}
+        before = self._status_before()
         kept = {key: before.get(key) for key in ("step", "num_steps", "epoch", "started_at")}
+        kept |= {key: before[key] for key in (layout.SET_ASIDE,) if key in before}
         status = {**kept, **progress, "state": state, "error": error, "updated_at": now()}
         status |= {"pid": os.getpid(), "host": socket.gethostname()}
         status["started_at"] = status["started_at"] or status["updated_at"]
         self.write_json(layout.STATUS, status)
+
+    def record_set_aside(self, checkpoint: str, problem: str) -> None:
+        """Note in status.json, for all time, that a damaged checkpoint is set aside.
+
+        Args:
+            checkpoint: the name that it has from now on.
+            problem: what is wrong with it.
+        """
+        before = self._status_before()
+        others = [item for item in set_aside_in(before) if item["checkpoint"] != checkpoint]
+        new = {"checkpoint": checkpoint, "problem": problem, "at": now()}
+        self.write_json(layout.STATUS, {**before, layout.SET_ASIDE: [*others, new]})
+
+    def _status_before(self) -> dict[str, Any]:
+        try:
+            return self.status
+        except UserError:  # a damaged status is replaced
+            return {}
 
 
 def config_text(config: Mapping[str, Any]) -> str:

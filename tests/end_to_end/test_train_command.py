@@ -40,11 +40,14 @@ def test_the_command_ends_with_a_table_the_directory_and_the_picture(
     assert "step 4: val AP" in err
 
 
+CHECKPOINT = ("digests.json", "model.safetensors", "training_state.pt")
+
+
 def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str]) -> None:
     run, _, _ = command_run
     files = sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file())
     assert files == [
-        *(f"checkpoints/step_0000000{s}/{f}" for s in (4, 6) for f in ("model.safetensors", "training_state.pt")),
+        *(f"checkpoints/step_0000000{s}/{f}" for s in (4, 6) for f in CHECKPOINT),
         "config.json",
         "data.json",
         "detections.json",
