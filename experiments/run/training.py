@@ -232,7 +232,7 @@ class Training:
             NonFiniteError: the detector has diverged.
         """
         world, settings = self.learner.world, self.config["eval"]
-        exists = self._directory is not None and (self._path / layout.evaluation_file(self.step)).exists()
+        exists = self._directory is not None and self._directory.has_evaluation(self.step)
         if not final and world.broadcast(exists):
             return None
         batches = eval_batches(

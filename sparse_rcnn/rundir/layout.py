@@ -29,6 +29,9 @@ LOCK_HOLDER = "lock_holder.json"
 
 ROOT_LOCK = ".lock"  # in the runs root, beside the experiments
 
+# What a finished run has digests of in DIGESTS; evaluations, views, results and weights carry one themselves.
+DIGESTED = (CONFIG, OVERRIDES, DATA, WEIGHTS, DETECTIONS, STAGE_DETECTIONS, PICTURE)
+
 SET_ASIDE = "set_aside"  # key of the status: damaged checkpoints
 
 CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED = "created", "running", "finished", "interrupted", "failed"

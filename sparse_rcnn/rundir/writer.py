@@ -19,8 +19,10 @@ from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import RunError, UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.changes import changes, flatten, texts
+from sparse_rcnn.rundir.digests import write_digests
+from sparse_rcnn.rundir.file_digest import file_digest
 from sparse_rcnn.rundir.identity import identity_config
-from sparse_rcnn.rundir.json_files import reason, write_json_atomic
+from sparse_rcnn.rundir.json_files import reason, write_json_atomic, write_sealed_json
 from sparse_rcnn.rundir.lock import lock_run
 from sparse_rcnn.rundir.provenance import now, provenance
 from sparse_rcnn.rundir.reader import Run, set_aside_in
@@ -153,9 +155,22 @@ class RunDirectory(Run):
         write_json_atomic(path, value)
         return path
 
+    def write_sealed_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Write a JSON object of the run with its digest, as `write_json` does."""
+        path = self.path / name
+        write_sealed_json(path, value)
+        return path
+
     def write_evaluation(self, step: int, value: Mapping[str, Any]) -> Path:
-        """Write the evaluation after `step` training steps."""
-        return self.write_json(layout.evaluation_file(step), value)
+        """Write the evaluation after `step` training steps, with its digest."""
+        return self.write_sealed_json(layout.evaluation_file(step), value)
+
+    def write_results(self, results: Mapping[str, Any]) -> Path:
+        """Write the digests of what a finished run keeps (`layout.DIGESTED`), then its final numbers with theirs."""
+        paths = {name: self.path / name for name in layout.DIGESTED}
+        with _naming(str(self.path)):
+            write_digests(self.path, {name: file_digest(path) for name, path in paths.items() if path.is_file()})
+        return self.write_sealed_json(layout.RESULTS, results)
 
     def set_status(self, state: str, error: str | None = None, **progress: Any) -> None:
         """Write status.json.

@@ -52,6 +52,7 @@ def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str
         "data.json",
         "detections.json",
         "detections.png",
+        "digests.json",
         "eval/step_00000004.json",
         "eval/step_00000006.json",
         "experiments.json",
@@ -73,7 +74,8 @@ def test_results_hold_the_twelve_numbers_of_every_stage_time_and_size(
     command_run: tuple[Path, str, str],
 ) -> None:
     run, _, _ = command_run
-    results = json.loads((run / "results.json").read_text())
+    results = Run(run).results
+    assert results is not None
     names_300 = tuple("AR300" if name == "AR100" else name for name in COCO_NAMES)
     expected = {f"val/bbox/{n}" for n in COCO_NAMES} | {f"val/bbox_maxdets300/{n}" for n in names_300}
     expected |= {f"val/stage_{s}/{n}" for s in (0, 1) for n in COCO_NAMES}
