@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from sparse_rcnn.atomic import sync_folder
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.rundir import checkpoints, layout
-from sparse_rcnn.rundir.checkpoints import DamagedCheckpoint
 from sparse_rcnn.rundir.digests import write_digests
 from sparse_rcnn.rundir.file_digest import DigestWriter
 from sparse_rcnn.weights import load_tensors, read_weights, save_detector
@@ -64,7 +62,7 @@ class CheckpointFolder:
         final = self.folder(state.step)
         temporary = self.path / f".{final.name}.{os.getpid()}.tmp"
         try:
-            self._clean()
+            checkpoints.clear_leftovers(self.path)
             temporary.mkdir(parents=True)
             digests = {layout.WEIGHTS: save_detector(model, card, temporary / layout.WEIGHTS)}
             with open(temporary / layout.TRAINING_STATE, "wb") as file:
@@ -96,28 +94,6 @@ class CheckpointFolder:
         with suppress(OSError):
             os.replace(self.folder(step), hidden)
         shutil.rmtree(hidden, ignore_errors=True)
-
-    def _clean(self) -> None:
-        # What a killed process left in mid-write. The run's lock makes sure that nobody else is writing.
-        for leftover in self.path.glob(".step_*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-    def newest_whole(self, note: Callable[[DamagedCheckpoint], None]) -> int | None:
-        """The step of the newest checkpoint that is as it was written, None where there is none.
-
-        Damaged ones on the way there are set aside, each after a call of ``note``: a process that is killed in between
-        notes it again.
-
-        Raises:
-            RunError: a checkpoint cannot be read for another reason, or not be set aside.
-        """
-        for step in reversed(self.steps()):
-            if (problem := checkpoints.problem_of(self.folder(step))) is None:
-                return step
-            found = checkpoints.damaged(self.folder(step), problem)
-            note(found)
-            checkpoints.set_aside(found)
-        return None
 
     def load(self, model: nn.Module, identity: str, step: int) -> TrainingState:
         """Load the checkpoint of a step into the model and return the rest.

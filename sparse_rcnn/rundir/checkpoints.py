@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -100,6 +102,31 @@ def set_aside(found: DamagedCheckpoint) -> None:
         sync_folder(found.path.parent)
     except OSError as error:
         raise RunError(f"{found.path} is damaged ({found.problem}) and cannot be set aside: {reason(error)}") from error
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what a killed process left of checkpoints that it wrote or dropped; for the holder of the run's lock."""
+    for leftover in folder.glob(".step_*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def newest_whole(folder: Path, note: Callable[[DamagedCheckpoint], None]) -> int | None:
+    """The step of the newest checkpoint in a folder that is as it was written, None where there is none.
+
+    Damaged ones on the way there are set aside, each after a call of ``note``: a process that is killed in between
+    notes it again.
+
+    Raises:
+        RunError: a checkpoint cannot be read for another reason, or not be set aside.
+    """
+    for step in reversed(steps_of(folder)):
+        path = checkpoint_path(folder, step)
+        if (problem := problem_of(path)) is None:
+            return step
+        found = damaged(path, problem)
+        note(found)
+        set_aside(found)
+    return None
 
 
 def _difference_from_digests(checkpoint: Path) -> str | None:

@@ -18,7 +18,7 @@ from sparse_rcnn import checkpoint
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
 from sparse_rcnn.errors import CheckpointError, UserError
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
-from sparse_rcnn.rundir.checkpoints import DamagedCheckpoint, problem_of
+from sparse_rcnn.rundir.checkpoints import DamagedCheckpoint, newest_whole, problem_of
 from sparse_rcnn.weights import ModelCard
 from tests.support import training
 from tests.support.damage import flip, flip_for_good, some_bits, without_digests
@@ -39,7 +39,7 @@ def state(step: int, identity: str = "abc") -> TrainingState:
 
 
 def load_latest(folder: CheckpointFolder, model: nn.Module, identity: str = "abc") -> TrainingState | None:
-    step = folder.newest_whole(lambda damaged: None)
+    step = newest_whole(folder.path, lambda damaged: None)
     return None if step is None else folder.load(model, identity, step)
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path: 
         assert damaged.path.is_dir()  # not renamed yet
         found.append(damaged)
 
-    assert folder.newest_whole(note) == 2
+    assert newest_whole(folder.path, note) == 2
     ((path, problem, aside),) = [(item.path, item.problem, item.aside) for item in found]
     assert (path, aside) == (newest, tmp_path / "damaged-step_00000004")
     assert problem.startswith(name)
@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path: 
     save(folder, 4, 6, 8)  # it is neither loaded nor deleted
     assert names(tmp_path) == ["damaged-step_00000004", "step_00000006", "step_00000008"]
     assert contents(aside) == before
-    assert folder.newest_whole(note) == 8
+    assert newest_whole(folder.path, note) == 8
     assert len(found) == 1
 
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_without_its_digests_is_incomplete(tmp_path: Path) -> None:
     save(folder, 2, 4)
     (tmp_path / "step_00000004" / "digests.json").unlink()
     assert problem_of(tmp_path / "step_00000004") == "digests.json is missing"
-    assert folder.newest_whole(lambda damaged: None) == 2
+    assert newest_whole(folder.path, lambda damaged: None) == 2
 
 
 def test_a_checkpoint_of_an_older_program_is_loaded(tmp_path: Path) -> None:
@@ -196,9 +196,9 @@ def test_of_an_older_program_what_its_files_show_is_found(tmp_path: Path, name: 
     without_digests(tmp_path / "step_00000004")
     damage(tmp_path / "step_00000004" / name)
     if (name, damage) == ("training_state.pt", DAMAGE["long"]):
-        assert folder.newest_whole(lambda damaged: None) == 4  # an archive may have a comment
+        assert newest_whole(folder.path, lambda damaged: None) == 4  # an archive may have a comment
         return
-    assert folder.newest_whole(lambda damaged: None) == 2
+    assert newest_whole(folder.path, lambda damaged: None) == 2
     assert names(tmp_path) == ["damaged-step_00000004", "step_00000002"]
 
 
@@ -292,7 +292,7 @@ def test_killed_while_an_older_checkpoint_is_deleted_the_others_are_whole(
         patch.setattr(shutil, "rmtree", rmtree)
         with pytest.raises(KeyboardInterrupt):
             save(folder, 6)
-    assert folder.newest_whole(lambda damaged: None) == 6
+    assert newest_whole(folder.path, lambda damaged: None) == 6
     assert folder.steps() == [4, 6]
 
 
