@@ -91,7 +91,7 @@ LAYERS = [
         "image_detection", "data.loading", "evaluation.pycocotools_backend", "evaluation.hotcoco_backend",
         "rundir.find", "rundir.writer", "rundir.summary", "rundir.remote_copy", "rundir.views",
     ],
-    ["rundir.run_progress", "detector_base", "evaluation.evaluator", "export"],
+    ["rundir.run_progress", "rundir.verification", "detector_base", "evaluation.evaluator", "export"],
     ["detector", "query_detector", "retinanet.detector", "faster_rcnn.proposal_detector"],
     ["detr.detector", "deformable_detr.detector", "faster_rcnn.detector", "cascade_rcnn.detector"],
     ["evaluation", ""],

@@ -17,6 +17,7 @@ from experiments import evaluate
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.digests import recorded_digests
 from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.verification import verify_run
 from sparse_rcnn.rundir.views import read_view, view_ids
 from tests.support import training
 from tests.support.damage import flip, flip_for_good
@@ -76,6 +77,21 @@ def test_all_that_a_run_ends_with_has_a_digest(run: Path) -> None:
     for path in (run / "results.json", *(run / "eval").iterdir(), *(run / "views").glob("*.json")):
         assert list(json.loads(path.read_text()))[-1] == "sha256", path
     assert "sha256" not in (Run(run).results or {})
+
+
+def test_every_file_of_a_finished_run_is_verified(run: Path) -> None:
+    assert (run / "overrides.txt").read_bytes() == b""
+    found = verify_run(run)
+    assert (found.faults, found.notes, found.num_without_digest) == ([], [], 0)
+    changing = {"meta.json", "status.json", "experiments.json", "metrics.jsonl", "lock"}
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file() and path.suffix != ".jpg"}
+    assert found.num_whole == len({name for name in files - changing if not name.endswith("digests.json")})
+    for name in sorted(files - changing - {"overrides.txt"}):
+        with flip(run / name, 8 * (run / name).stat().st_size // 2):
+            faults = verify_run(run).faults
+        folder = name.rpartition("/")[0] if name.startswith("checkpoints/") else name
+        assert faults, name
+        assert all(fault.startswith(folder) for fault in faults), faults
 
 
 def test_commands_refuse_damaged_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
