@@ -183,7 +183,9 @@ class Training:
         """
         settings = self.settings
         self.learner.distribute()
-        if settings.is_evaluation_due(self.step):  # killed after the checkpoint and before the evaluation
+        # Killed after the checkpoint and before the evaluation. Evaluations of later steps, if a newer checkpoint was
+        # damaged, are repeated: they are of other weights where a resume is not bitwise.
+        if settings.is_evaluation_due(self.step) and not self._is_evaluated():
             with stop.at_once(self.step):
                 self.evaluate()
         log = self._step_log(self._writers)
@@ -226,15 +228,12 @@ class Training:
         self._checkpoints.save(self.model, self.model.card, state)
 
     def evaluate(self, final: bool = False) -> Evaluation | None:
-        """Evaluate every stage; on rank 0 the evaluation, None elsewhere or where it exists already.
+        """Evaluate every stage; on rank 0 the evaluation, None elsewhere.
 
         Raises:
             NonFiniteError: the detector has diverged.
         """
         world, settings = self.learner.world, self.config["eval"]
-        exists = self._directory is not None and self._directory.has_evaluation(self.step)
-        if not final and world.broadcast(exists):
-            return None
         batches = eval_batches(
             self.val_set,
             settings["batch_size"],
@@ -265,6 +264,10 @@ class Training:
         # The file comes last: its presence means that this evaluation need not be repeated.
         self._directory.write_evaluation(self.step, record)
         return evaluation
+
+    def _is_evaluated(self) -> bool:
+        exists = self._directory is not None and self._directory.has_evaluation(self.step)
+        return bool(self.learner.world.broadcast(exists))
 
     def finish(self) -> None:
         """The last evaluation, the weights and the results; the writers learn of them last."""

@@ -208,6 +208,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_left_alone(
     assert names(run / "checkpoints") == ["damaged-step_00000004", "step_00000004", "step_00000006"]
     after = {path.name: path.read_bytes() for path in (run / "checkpoints" / "damaged-step_00000004").iterdir()}
     assert after == before
+    evaluations = (run / "metrics.jsonl").read_text().count('"event": "eval", "step": 4,')
+    assert evaluations == 2  # that of the damaged checkpoint's weights does not stand for the new ones
     (noted,) = training.status(run)["set_aside"]
     assert noted.keys() == {"checkpoint", "problem", "at"}
     assert noted["checkpoint"] == "damaged-step_00000004"
