@@ -16,7 +16,7 @@ from torch import nn
 
 from sparse_rcnn import checkpoint
 from sparse_rcnn.checkpoint import CheckpointFolder, TrainingState
-from sparse_rcnn.errors import CheckpointError, UserError
+from sparse_rcnn.errors import CheckpointError, RunError, UserError
 from sparse_rcnn.rng import get_rng_state, seed_everything, set_rng_state
 from sparse_rcnn.rundir.checkpoints import DamagedCheckpoint, newest_whole, problem_of
 from sparse_rcnn.weights import ModelCard
@@ -124,6 +124,28 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path, name: str) -
             assert problem is not None, bit
             assert problem.startswith(name) or (name == "digests.json" and " is missing" in problem), problem
     assert problem_of(path) is None
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_anywhere_is_found(tmp_path: Path, name: str) -> None:
+    path = CheckpointFolder(tmp_path).save(module(2.0), CARD, state(2))
+    whole = (path / name).read_bytes()
+    for length in (*range(0, len(whole) - 1, max(1, len(whole) // 100)), len(whole) - 1):
+        (path / name).write_bytes(whole[:length])
+        problem = problem_of(path)
+        assert problem is not None, length
+        assert problem.startswith(name), problem
+
+
+def test_what_cannot_be_read_for_another_reason_is_an_error_and_stays(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    save(folder, 2, 4)
+    file = tmp_path / "step_00000004" / "training_state.pt"
+    file.unlink()
+    file.symlink_to(file)
+    with pytest.raises(RunError, match=rf"^{file} cannot be read: Too many levels of symbolic links$"):
+        load_latest(folder, module())
+    assert names(tmp_path) == ["step_00000002", "step_00000004"]
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
