@@ -80,7 +80,7 @@ def weights_problem(path: Path) -> str | None:
         except (ValueError, TypeError, KeyError, IndexError, AttributeError):
             return "is no safetensors file, or its header is damaged"
         if size != 8 + length + end:
-            return f"has {size} bytes, its header speaks of {8 + length + end}"
+            return f"has {size} bytes, {8 + length + end} by its header"
         digests = [(key, value) for key, value in pairs if _is_digest(key, value)]
         if not digests:
             return None
