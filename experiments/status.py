@@ -84,7 +84,7 @@ def _parse_states(text: str | None) -> set[str] | None:
 
 
 def render(overview: Overview, states: set[str] | None, roots: Sequence[str], rows: int | None = None) -> Group:
-    """The table, the errors and the summary.
+    """The table, the errors, the damaged checkpoints and the summary.
 
     Args:
         states: show only these; all are counted.
@@ -95,8 +95,11 @@ def render(overview: Overview, states: set[str] | None, roots: Sequence[str], ro
     first = sorted(chosen, key=lambda run: (run.state == layout.FINISHED, run.state != layout.RUNNING))[:rows]
     shown = [run for run in chosen if run in first]
     parts: list[Any] = [_table(shown)] if shown else []
-    errors = [f"{run.state}: {run.summary.name} seed {run.summary.seed}: {run.error}" for run in chosen if run.error]
-    parts += [Text(error, "red") for error in errors[: None if rows is None else MAX_NOTES]]
+    notes = [Text(f"{run.state}: {_who(run)}: {run.error}", "red") for run in chosen if run.error]
+    notes += [
+        Text(f"checkpoint set aside: {_who(run)}: {line}", "yellow") for run in chosen for line in run.summary.set_aside
+    ]
+    parts += notes[: None if rows is None else MAX_NOTES]
     if len(shown) < len(chosen):
         parts.append(Text(f"and {len(chosen) - len(shown)} more runs: see --state, or leave out --watch", "dim"))
     for paths, what in ((overview.foreign, "no runs"), (overview.newer, "of a newer schema, update this program")):
@@ -139,11 +142,15 @@ def _table(runs: Sequence[RunProgress]) -> Table:
     return table
 
 
+def _who(run: RunProgress) -> str:
+    return f"{run.summary.name} seed {run.summary.seed}"
+
+
 def _fields(run: RunProgress) -> dict[str, Any]:
     own = {name: value for name, value in vars(run).items() if name not in ("summary", "path")}
     summary = run.summary
     about = {"path": str(run.path), "run_id": summary.run_id, "experiment": summary.name, "seed": summary.seed}
-    return {**about, "experiments": list(summary.experiments), **own}
+    return {**about, "experiments": list(summary.experiments), "set_aside": list(summary.set_aside), **own}
 
 
 def _form(form: Callable[[Any], str], value: Any) -> str | None:

@@ -38,10 +38,23 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
+def write_bytes_atomic(path: Path, data: bytes | bytearray) -> None:
     """Write a file that is never seen half-written."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def sync_folder(path: Path) -> None:
+    """Sync the names in a folder to disk: what was created or renamed in it outlasts a loss of power.
+
+    Raises:
+        OSError: it cannot be synced.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

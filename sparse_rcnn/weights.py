@@ -17,27 +17,33 @@ from sparse_rcnn.detector_module import DetectorModule
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.foreign_files import describe_foreign_file
 from sparse_rcnn.model_card import ModelCard
-from sparse_rcnn.rundir import layout
+from sparse_rcnn.rundir import layout, own_digest
+from sparse_rcnn.rundir.file_digest import FileDigest
 from sparse_rcnn.state_dicts import misfits
 
 FORMAT = "sparse_rcnn"
 FORMAT_VERSION = 1
 
 
-def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> None:
-    """Write the weights of a detector with its card, atomically."""
-    save_weights(model.state_dict(), card, path)
+def save_detector(model: nn.Module, card: ModelCard, path: str | Path) -> FileDigest:
+    """Write the weights of a detector with its card, atomically; returns the digest of the file."""
+    return save_weights(model.state_dict(), card, path)
 
 
-def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Path) -> None:
-    """Write tensors, named as in our models, with their card, atomically.
+def save_weights(tensors: Mapping[str, Tensor], card: ModelCard, path: str | Path) -> FileDigest:
+    """Write tensors, named as in our models, with their card and a digest of the file, atomically.
+
+    Returns:
+        The digest of the file as a whole, which is not the one that stands in it.
 
     Raises:
         UserError: the file cannot be written.
     """
     on_cpu = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     metadata = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "card": card.to_json()}
-    write_bytes_atomic(Path(path), save(on_cpu, metadata))
+    data = own_digest.sealed_weights(save(on_cpu, {**metadata, own_digest.KEY: own_digest.BLANK}))
+    write_bytes_atomic(Path(path), data)
+    return FileDigest.of_bytes(data)
 
 
 def find_weights(path: str | Path) -> Path:
@@ -60,18 +66,24 @@ def find_weights(path: str | Path) -> Path:
     raise CheckpointError(f"{path} is neither a run directory nor a weights file: it holds no {layout.WEIGHTS}")
 
 
-def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
+def read_weights(path: str | Path, is_checked: bool = False) -> tuple[dict[str, Tensor], ModelCard]:
     """Tensors and card of a weights file.
+
+    Args:
+        path: of the file.
+        is_checked: the file was compared with another digest of it; else it is with its own, where it has one.
 
     Raises:
         CheckpointError: absent, corrupt, or not written by ``save_weights``.
     """
     with _opened(Path(path)) as (file, card):
+        if not is_checked and (problem := own_digest.weights_problem(Path(path))) is not None:
+            raise CheckpointError(f"{path} {problem}; restore it from a copy, or write it anew")
         return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118 (no mapping)
 
 
 def read_header(path: str | Path) -> tuple[dict[str, tuple[int, ...]], ModelCard]:
-    """Shapes of the tensors and card of a weights file, without reading the tensors.
+    """Shapes of the tensors and card of a weights file, without reading the tensors or checking the digest.
 
     Raises: as ``read_weights``.
     """

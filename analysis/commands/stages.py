@@ -13,6 +13,7 @@ from analysis.output import UNDATED
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.places import user_path
 from sparse_rcnn.rundir import layout, metric_keys
+from sparse_rcnn.rundir.own_digest import weights_problem
 from sparse_rcnn.rundir.reader import Run
 from sparse_rcnn.rundir.views import read_view, view_ids
 
@@ -68,7 +69,7 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
     """The learned boxes (P, 4), cxcywh in 0..1, of a checkpoint; of the final weights for None.
 
     Raises:
-        UserError: the weights do not exist; names the checkpoints that do.
+        UserError: the weights do not exist, and names the checkpoints that do; or they are damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -79,6 +80,8 @@ def learned_boxes(run: Run, step: int | None) -> npt.NDArray[np.float64]:
         known = f"--step takes {', '.join(map(str, steps))}" if steps else "it has no checkpoint either"
         raise UserError(f"{path} does not exist; {known}")
     try:
+        if (problem := weights_problem(path)) is not None:
+            raise UserError(f"{path} {problem}; restore it from a copy")
         with safe_open(path, framework="numpy") as file:
             if BOXES not in file.keys():  # noqa: SIM118, a file of safetensors is not a mapping
                 raise UserError(f"--proposals needs learned boxes; {path} has none")

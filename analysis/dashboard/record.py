@@ -15,7 +15,7 @@ from analysis.dashboard.values import ap_values, number, percent, text, whole
 from analysis.work_time import resume_moments
 from sparse_rcnn.errors import NewerSchemaError, UserError
 from sparse_rcnn.rundir import layout, metric_keys
-from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.reader import Run, set_aside_in
 from sparse_rcnn.rundir.run_progress import UNREADABLE, last_sign_of_life, seconds_of
 from sparse_rcnn.rundir.views import view_ids
 
@@ -72,7 +72,8 @@ class _Reader:
     def record(self, row: dict[str, Any]) -> RunRecord:
         status = self._part(layout.STATUS, lambda: self.run.status) or {"state": UNREADABLE}
         results = self._part(layout.RESULTS, lambda: self.run.results)
-        evaluations = self._part("eval", lambda: self.run.evaluations) or []
+        evaluations, damaged = self._part("eval", self.run.readable_evaluations) or ([], [])
+        self.problems += [self._shortened(problem) for problem in damaged]
         events = self._part(layout.METRICS, self.run.events) or []
         config = self._part(layout.CONFIG, lambda: flat_config(self.run.config))
         latest = evaluations[-1] if evaluations else {}
@@ -86,7 +87,7 @@ class _Reader:
             gflops = number(results.get(metric_keys.FORWARD_GFLOPS))
             row["gflops"] = gflops and gflops + (number(results.get(metric_keys.ROI_POOLING_GFLOPS)) or 0.0)
             row["parameters"] = number(results.get(metric_keys.NUM_PARAMETERS), 12)
-        self._notes(row)
+        self._notes(row, status)
         host = status.get("host") or self.run.meta.get("host")
         last_sign = last_sign_of_life(status, self.run.meta, events[-1:])
         return RunRecord(row, config, self._views(), self.run.path, host if isinstance(host, str) else None, last_sign)
@@ -110,9 +111,11 @@ class _Reader:
     def _curves(self, events: list[dict[str, Any]], status: Mapping[str, Any]) -> dict[str, Any]:
         return curves(events, seconds_of(status.get("started_at")), resume_moments(self.run.meta))
 
-    def _notes(self, row: dict[str, Any]) -> None:
+    def _notes(self, row: dict[str, Any], status: Mapping[str, Any]) -> None:
         if row.get("state") == layout.FINISHED and not (self.run.path / layout.RESULTS).exists():
             self.problems.append("finished, but results.json is missing")
+        aside = [f"{item['checkpoint']}: {item['problem']}" for item in set_aside_in(status)]
+        self.problems += [f"checkpoint set aside: {line}" for line in aside]
         num_unreadable, torn = self._part(layout.METRICS, self._bad_lines) or (0, False)
         if num_unreadable:
             lines = "line" if num_unreadable == 1 else "lines"

@@ -165,7 +165,7 @@ def load_detections(run: Run, truth: GroundTruth) -> FoundBoxes:
     Raises:
         UserError: there are none, or they cannot be read or are of other images.
     """
-    path = run.path / layout.DETECTIONS
+    path = run.checked(layout.DETECTIONS)
     try:
         records = json.loads(path.read_bytes())
         columns = [[record[key] for record in records] for key in ("image_id", "category_id", "bbox", "score")]
@@ -187,7 +187,7 @@ def load_stage_detections(run: Run, truth: GroundTruth) -> list[FoundBoxes]:
     Raises:
         UserError: there are none (runs before November 2026 have none), or they cannot be read.
     """
-    path = run.path / layout.STAGE_DETECTIONS
+    path = run.checked(layout.STAGE_DETECTIONS)
     if not path.is_file():
         raise UserError(f"{run.path} has no stage_detections.npz (an older or unfinished run): train it again")
     keys = ("stages", "image_ids", "category_ids", "boxes_xywh_abs", "scores")

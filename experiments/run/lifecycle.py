@@ -31,6 +31,7 @@ from experiments.config.validation import validate
 from experiments.run.embedded_data import ensure_data
 from experiments.run.final_table import print_final_table
 from experiments.run.fingerprints import run_identity_of
+from experiments.run.found_checkpoint import find_checkpoint
 from experiments.run.pictures import (
     as_recorded,
     read_record,
@@ -81,8 +82,10 @@ def run(cfg: DictConfig) -> Path:
                 return _skip(finished, config, world)
             with StopRequest() as stop, _ending(training, directory), lost_peers():
                 with world.together():
-                    training.start(path, identity, directory)
-                _check_same_step(training.step, path, world)
+                    step = None if directory is None else find_checkpoint(directory)
+                step = world.broadcast(step)  # rank 0 decides: other hosts may see files late, or damaged ones
+                with world.together():
+                    training.start(path, identity, directory, step)
                 training.run(stop)
                 with stop.at_once(training.step):
                     training.finish()
@@ -236,16 +239,6 @@ def _ending(training: Training, directory: RunDirectory | None) -> Iterator[None
         raise
     finally:
         training.close()
-
-
-def _check_same_step(step: int, path: Path, world: World) -> None:
-    main_step = world.broadcast(step)
-    with world.together():
-        if step != main_step:
-            raise UserError(
-                f"rank {world.rank} would resume at step {step} of {path}, rank 0 at step {main_step}: all processes "
-                "have to see the same runs_root"
-            )
 
 
 def _record_failure(directory: RunDirectory, error: BaseException, step: int | None) -> str | None:

@@ -82,7 +82,7 @@ def write_final_results(
         metric_keys.ROI_POOLING_GFLOPS: cost.roi_pooling_flops / 1e9,
         metric_keys.FPS: frames_per_second(model, first, config["train"]["precision"]),
     }
-    directory.write_json(layout.RESULTS, results)
+    directory.write_results(results)
     return results
 
 

@@ -105,12 +105,12 @@ def _settings(config: Config, num_steps: int, num_steps_per_epoch: int) -> LoopS
 class Training:
     """The objects of one training on one process (`build_training`), and what becomes of them.
 
-    ``start`` ties it to a run directory and loads its newest checkpoint, ``run`` trains to the end with checkpoints and
+    ``start`` ties it to a run directory and loads a checkpoint of it, ``run`` trains to the end with checkpoints and
     evaluations, ``finish`` writes the results. ``train_to`` alone trains without a run.
 
     Attributes:
         step: training steps done.
-        is_started: whether the newest checkpoint, if any, is loaded.
+        is_started: whether the checkpoint to go on from, if any, is loaded.
     """
 
     def __init__(
@@ -150,20 +150,21 @@ class Training:
         """Wall time of the training so far, over all its sessions, evaluations during training included."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def start(self, path: Path, identity: str, directory: RunDirectory | None) -> None:
-        """Go on from the newest checkpoint of the run in ``path``, and open the writers; not yet distributed.
+    def start(self, path: Path, identity: str, directory: RunDirectory | None, step: int | None) -> None:
+        """Go on from a checkpoint of the run in ``path``, and open the writers; not yet distributed.
 
         Args:
             path: of the run.
             identity: of the run.
             directory: on rank 0, which alone writes; None elsewhere.
+            step: of the checkpoint (`experiments.run.found_checkpoint`); None begins anew.
 
         Raises:
-            UserError: a checkpoint cannot be used, or a file cannot be written.
+            UserError: the checkpoint cannot be used, or a file cannot be written.
         """
         self._path, self._identity, self._directory = path, identity, directory
         self._checkpoints = CheckpointFolder(path / layout.CHECKPOINTS)
-        state = self._checkpoints.load_latest(self.model, identity)
+        state = None if step is None else self._checkpoints.load(self.model, identity, step)
         if state is not None:
             self._restore(state)
         self.is_started = True
@@ -185,7 +186,9 @@ class Training:
         """
         settings = self.settings
         self.learner.distribute()
-        if settings.is_evaluation_due(self.step):  # killed after the checkpoint and before the evaluation
+        # Killed after the checkpoint and before the evaluation. Evaluations of later steps, if a newer checkpoint was
+        # damaged, are repeated: they are of other weights where a resume is not bitwise.
+        if settings.is_evaluation_due(self.step) and not self._is_evaluated():
             with stop.at_once(self.step):
                 self.evaluate()
         log = self._step_log(self._writers)
@@ -228,15 +231,12 @@ class Training:
         self._checkpoints.save(self.model, self.model.card, state)
 
     def evaluate(self, final: bool = False) -> Evaluation | None:
-        """Evaluate every stage; on rank 0 the evaluation, None elsewhere or where it exists already.
+        """Evaluate every stage; on rank 0 the evaluation, None elsewhere.
 
         Raises:
             NonFiniteError: the detector has diverged.
         """
         world, settings = self.learner.world, self.config["eval"]
-        exists = self._directory is not None and (self._path / layout.evaluation_file(self.step)).exists()
-        if not final and world.broadcast(exists):
-            return None
         batches = eval_batches(
             self.val_set,
             settings["batch_size"],
@@ -271,6 +271,10 @@ class Training:
         # The file comes last: its presence means that this evaluation need not be repeated.
         self._directory.write_evaluation(self.step, record)
         return evaluation
+
+    def _is_evaluated(self) -> bool:
+        exists = self._directory is not None and self._directory.has_evaluation(self.step)
+        return bool(self.learner.world.broadcast(exists))
 
     def finish(self) -> None:
         """The last evaluation, the weights and the results; the writers learn of them last."""

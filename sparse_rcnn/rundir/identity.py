@@ -11,6 +11,7 @@ from typing import Any
 
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import canonical
+from sparse_rcnn.rundir.file_digest import file_digest
 
 # Dotted keys that do not change a run's result; `*` stands for one part of a key, and what lies below a key
 # goes with it. The seed stands beside an identity, not in it: runs of one identity are repetitions.
@@ -111,11 +112,7 @@ def file_fingerprint(path: str | Path) -> str:
         stat = resolved.stat()
         key = (str(resolved), stat.st_size, stat.st_mtime_ns)
         if key not in _fingerprints:
-            digest = hashlib.sha256()
-            with resolved.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            _fingerprints[key] = digest.hexdigest()
+            _fingerprints[key] = file_digest(resolved).sha256
         return _fingerprints[key]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error

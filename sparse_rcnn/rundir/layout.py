@@ -14,6 +14,8 @@ RESULTS = "results.json"
 EVALUATIONS = "eval"
 VIEWS = "views"
 CHECKPOINTS = "checkpoints"
+TRAINING_STATE = "training_state.pt"
+DIGESTS = "digests.json"
 WEIGHTS = "model.safetensors"
 DETECTIONS = "detections.json"
 STAGE_DETECTIONS = "stage_detections.npz"
@@ -26,6 +28,11 @@ LOCK = "lock"
 LOCK_HOLDER = "lock_holder.json"
 
 ROOT_LOCK = ".lock"  # in the runs root, beside the experiments
+
+# What a finished run has digests of in DIGESTS; evaluations, views, results and weights carry one themselves.
+DIGESTED = (CONFIG, OVERRIDES, DATA, WEIGHTS, DETECTIONS, STAGE_DETECTIONS, PICTURE)
+
+SET_ASIDE = "set_aside"  # key of the status: damaged checkpoints
 
 CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED = "created", "running", "finished", "interrupted", "failed"
 STATES = (CREATED, RUNNING, FINISHED, INTERRUPTED, FAILED)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from sparse_rcnn.errors import NewerSchemaError, RunError
 from sparse_rcnn.rundir import layout
-from sparse_rcnn.rundir.json_files import read_json, read_object, reason
+from sparse_rcnn.rundir.digests import difference, recorded_digests
+from sparse_rcnn.rundir.json_files import read_json, read_object, read_sealed_object, reason
 
 _EVALUATION_NAME = re.compile(r"step_(\d{8,})\.json")
 
@@ -110,7 +111,25 @@ class Run:
     def results(self) -> dict[str, Any] | None:
         """The final numbers under flat keys (`val/bbox/AP`), or None while the run has none."""
         path = self.path / layout.RESULTS
-        return read_object(path) if path.exists() else None
+        return read_sealed_object(path) if path.exists() else None
+
+    def checked(self, name: str) -> Path:
+        """The path of a file of the run; of a finished run that has digests, after a comparison with them.
+
+        Raises:
+            RunError: it is not what was written, or the digests are damaged.
+        """
+        path = self.path / name
+        if not path.exists() or not self.is_finished:
+            return path
+        written = recorded_digests(self.path) or {}
+        try:
+            problem = difference(path, written[name]) if name in written else None
+        except OSError as error:
+            raise RunError(f"{path} cannot be read: {reason(error)}") from error
+        if problem is not None:
+            raise RunError(f"{path} {problem}; restore it from a copy")
+        return path
 
     @property
     def is_finished(self) -> bool:
@@ -127,7 +146,7 @@ class Run:
         Raises:
             RunError: one of them cannot be read; `readable_evaluations` leaves it out.
         """
-        return [{"step": step, **read_object(path)} for step, path in self._evaluation_files]
+        return [{"step": step, **read_sealed_object(path)} for step, path in self._evaluation_files]
 
     def readable_evaluations(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The evaluations that have an epoch and numbers, sorted by their step, and a line about each other file."""
@@ -138,6 +157,14 @@ class Run:
             except RunError as error:  # names the file
                 problems.append(str(error))
         return found, problems
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the evaluation after ``step`` training steps is there and can be read."""
+        try:
+            read_sealed_object(self.path / layout.evaluation_file(step))
+        except RunError:
+            return False
+        return True
 
     @property
     def _evaluation_files(self) -> list[tuple[int, Path]]:
@@ -185,6 +212,16 @@ class Run:
         return events, num_unreadable, torn
 
 
+def set_aside_in(status: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The damaged checkpoints that a status names: ``checkpoint``, their name, and ``problem``, file and fault."""
+    items = status.get(layout.SET_ASIDE)
+    return [item for item in items if _names_checkpoint(item)] if isinstance(items, list) else []
+
+
+def _names_checkpoint(item: Any) -> bool:
+    return isinstance(item, Mapping) and all(isinstance(item.get(key), str) for key in ("checkpoint", "problem"))
+
+
 def display_name(started_as: str, experiments: Sequence[str]) -> str:
     """The experiment to call a run by, of all that it is."""
     return started_as if started_as in experiments or not experiments else experiments[0]
@@ -230,7 +267,7 @@ def parse_event(line: bytes) -> dict[str, Any] | None:
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
-    content = read_object(path)
+    content = read_sealed_object(path)
     epoch: Any = content.get("epoch")
     metrics: Any = content.get("metrics")
     if not _is_number(epoch) or not 0 <= epoch < math.inf:

@@ -16,7 +16,7 @@ from typing import Any
 from sparse_rcnn.errors import NewerSchemaError, RunError
 from sparse_rcnn.rundir import layout, metric_keys
 from sparse_rcnn.rundir.find import find_places
-from sparse_rcnn.rundir.json_files import read_object
+from sparse_rcnn.rundir.json_files import read_sealed_object
 from sparse_rcnn.rundir.lock import is_held
 from sparse_rcnn.rundir.reader import Run, parse_event
 from sparse_rcnn.rundir.summary import RunSummary, finite_numbers, summarise
@@ -201,7 +201,7 @@ def _last_ap(path: Path, results: dict[str, Any] | None, events: list[dict[str, 
         with contextlib.suppress(OSError, IndexError, RunError):
             files = (path / layout.EVALUATIONS).glob("step_*.json")
             newest = sorted(files, key=lambda file: (len(file.name), file.name))[-1]
-            metrics = read_object(newest).get("metrics")
+            metrics = read_sealed_object(newest).get("metrics")
     return _number(metrics.get(metric_keys.AP)) if isinstance(metrics, dict) else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sparse_rcnn.errors import RunError
 from sparse_rcnn.rundir import layout, metric_keys
-from sparse_rcnn.rundir.reader import Run, RunSource, display_name
+from sparse_rcnn.rundir.reader import Run, RunSource, display_name, set_aside_in
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class RunSummary:
         state: as status.json has it.
         problem: why it cannot be read, else None.
         resumed_otherwise: what else a resume changed, ``recipe`` or ``data``, sorted.
+        set_aside: a line for each damaged checkpoint that is not loaded: its name, the file and the fault.
     """
 
     source: RunSource
@@ -55,6 +56,7 @@ class RunSummary:
     updated_at: str
     problem: str | None
     resumed_otherwise: tuple[str, ...]
+    set_aside: tuple[str, ...]
 
     @property
     def progress(self) -> str:
@@ -124,6 +126,7 @@ def summarise(run: RunSource) -> RunSummary:
         updated_at=str(status.get("updated_at") or ""),
         problem=problem,
         resumed_otherwise=tuple(sorted(changed)),
+        set_aside=tuple(f"{item['checkpoint']}: {item['problem']}" for item in set_aside_in(status)),
     )
 
 

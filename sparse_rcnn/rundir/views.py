@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import numpy.typing as npt
 from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import RunError
 from sparse_rcnn.rundir import layout
-from sparse_rcnn.rundir.json_files import read_object
+from sparse_rcnn.rundir.json_files import read_sealed_object
+from sparse_rcnn.rundir.own_digest import sealed_json
 from sparse_rcnn.rundir.reader import Run
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -70,8 +70,8 @@ def write_view(folder: Path, view: View) -> None:
         ],
         "responses": None if view.responses is None else _packed(view.responses),
     }
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    write_bytes_atomic(folder / f"{view.image_id}.json", text.encode())
+    data = sealed_json(content, separators=(",", ":"), allow_nan=False)
+    write_bytes_atomic(folder / f"{view.image_id}.json", data)
 
 
 def view_ids(run: Run) -> list[int]:
@@ -95,7 +95,7 @@ def read_view(run: Run, image_id: int) -> View:
         known = ", ".join(map(str, view_ids(run))) or "none"
         raise RunError(f"{run.path} has no view of image {image_id} (it has: {known})")
     try:
-        content = read_object(path)
+        content = read_sealed_object(path)
         stages, truth = content["stages"], content["ground_truth"]
         proposals = content["proposals_xyxy_abs"]
         return View(

@@ -19,11 +19,13 @@ from sparse_rcnn.atomic import write_bytes_atomic
 from sparse_rcnn.errors import RunError, UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.changes import changes, flatten, texts
+from sparse_rcnn.rundir.digests import write_digests
+from sparse_rcnn.rundir.file_digest import file_digest
 from sparse_rcnn.rundir.identity import identity_config
-from sparse_rcnn.rundir.json_files import reason, write_json_atomic
+from sparse_rcnn.rundir.json_files import reason, write_json_atomic, write_sealed_json
 from sparse_rcnn.rundir.lock import lock_run
 from sparse_rcnn.rundir.provenance import now, provenance
-from sparse_rcnn.rundir.reader import Run
+from sparse_rcnn.rundir.reader import Run, set_aside_in
 
 # What a creation cut short before meta.json may have left behind.
 _BEGINNINGS = (layout.CONFIG, layout.OVERRIDES, layout.EXPERIMENTS, layout.LOCK, layout.LOCK_HOLDER)
@@ -153,9 +155,22 @@ class RunDirectory(Run):
         write_json_atomic(path, value)
         return path
 
+    def write_sealed_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Write a JSON object of the run with its digest, as `write_json` does."""
+        path = self.path / name
+        write_sealed_json(path, value)
+        return path
+
     def write_evaluation(self, step: int, value: Mapping[str, Any]) -> Path:
-        """Write the evaluation after `step` training steps."""
-        return self.write_json(layout.evaluation_file(step), value)
+        """Write the evaluation after `step` training steps, with its digest."""
+        return self.write_sealed_json(layout.evaluation_file(step), value)
+
+    def write_results(self, results: Mapping[str, Any]) -> Path:
+        """Write the digests of what a finished run keeps (`layout.DIGESTED`), then its final numbers with theirs."""
+        paths = {name: self.path / name for name in layout.DIGESTED}
+        with _naming(str(self.path)):
+            write_digests(self.path, {name: file_digest(path) for name, path in paths.items() if path.is_file()})
+        return self.write_sealed_json(layout.RESULTS, results)
 
     def set_status(self, state: str, error: str | None = None, **progress: Any) -> None:
         """Write status.json.
@@ -168,15 +183,31 @@ class RunDirectory(Run):
         assert state in layout.STATES, state
         unknown = set(progress) - {"step", "num_steps", "epoch"}
         assert not unknown, unknown
-        try:
-            before = self.status
-        except UserError:  # a damaged status is replaced
-            before = {}
+        before = self._status_before()
         kept = {key: before.get(key) for key in ("step", "num_steps", "epoch", "started_at")}
+        kept |= {key: before[key] for key in (layout.SET_ASIDE,) if key in before}
         status = {**kept, **progress, "state": state, "error": error, "updated_at": now()}
         status |= {"pid": os.getpid(), "host": socket.gethostname()}
         status["started_at"] = status["started_at"] or status["updated_at"]
         self.write_json(layout.STATUS, status)
+
+    def record_set_aside(self, checkpoint: str, problem: str) -> None:
+        """Note in status.json, for all time, that a damaged checkpoint is set aside.
+
+        Args:
+            checkpoint: the name that it has from now on.
+            problem: what is wrong with it.
+        """
+        before = self._status_before()
+        others = [item for item in set_aside_in(before) if item["checkpoint"] != checkpoint]
+        new = {"checkpoint": checkpoint, "problem": problem, "at": now()}
+        self.write_json(layout.STATUS, {**before, layout.SET_ASIDE: [*others, new]})
+
+    def _status_before(self) -> dict[str, Any]:
+        try:
+            return self.status
+        except UserError:  # a damaged status is replaced
+            return {}
 
 
 def config_text(config: Mapping[str, Any]) -> str:

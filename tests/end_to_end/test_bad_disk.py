@@ -65,16 +65,6 @@ def test_a_full_disk_in_the_metrics(command: TrainCommand, tmp_path: Path) -> No
     assert line == f"cannot write {run / 'metrics.jsonl'}: No space left on device"
 
 
-def test_a_corrupt_checkpoint_on_the_command_line(command: TrainCommand, tmp_path: Path) -> None:
-    run = training.train(training.overrides(tmp_path))
-    (run / "results.json").unlink()
-    file = run / "checkpoints" / "step_00000006" / "training_state.pt"
-    file.write_bytes(file.read_bytes()[:100])
-    line = command.fails(training.overrides(tmp_path))
-    assert line.startswith(f"{file} is corrupt (")
-    assert line.endswith(f"; delete {file.parent} to go on from the one before")
-
-
 def test_a_folder_that_holds_another_run(command: TrainCommand, tmp_path: Path) -> None:
     run = training.train(training.overrides(tmp_path))
     config = json.loads((run / "config.json").read_text())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support import training
+from tests.support.damage import flip_for_good
 from tests.support.train_command import TrainCommand, contents
 
 CONFIGURATION = {
@@ -124,6 +125,10 @@ def test_weights_of_another_architecture(command: TrainCommand, tmp_path: Path) 
     corrupt.write_bytes(weights.read_bytes()[:-10])
     line = command.fails(training.overrides(tmp_path / "runs", f"weights.detector={corrupt}"))
     assert line.startswith(f"weights.detector: {corrupt} is corrupt or not a safetensors file")
+    corrupt.write_bytes(weights.read_bytes())
+    flip_for_good(corrupt, 8 * corrupt.stat().st_size - 1000)
+    line = command.fails(training.overrides(tmp_path / "runs", f"weights.detector={corrupt}"))
+    assert line.startswith(f"weights.detector: {corrupt} has another content than was written: ")
     wide = [*training.overrides(tmp_path / "runs", f"weights.detector={weights}", "hidden_dim=64")]
     line = command.fails([*wide, "model.backbone.bottom_up.widths=[48,48,64,64]"])
     assert line.startswith(f"weights.detector={weights} has next to nothing for this model (")

@@ -15,6 +15,7 @@ import torch
 
 from sparse_rcnn.data.batching import AspectRatioBatchSampler
 from tests.support import compared_detectors, training
+from tests.support.damage import flip_for_good
 from tests.support.drivers import at_step, patched_driver
 
 # A small rate, so that rounding does not grow: what is compared is the arithmetic, not the chaos of training.
@@ -140,18 +141,24 @@ def test_under_torchrun_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_killed_and_started_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "newest-checkpoint-damaged"])
+def test_two_processes_killed_and_started_again(tmp_path: Path, damaged: bool) -> None:
     """Dropout has a stream per rank: with the same number of processes it goes on bit for bit."""
     extra = ("dropout=0.1", "train.ema_decay=0.9")
     expected = together(training.overrides(tmp_path / "whole", *extra), tmp_path / "whole")
     driver = patched_driver(tmp_path)
     arguments = training.overrides(tmp_path / "killed", *extra)
-    group = training.start_group(arguments, 2, driver, PATCH=at_step(4, "os.kill(os.getpid(), 9)"))
+    group = training.start_group(arguments, 2, driver, PATCH=at_step(6 if damaged else 4, "os.kill(os.getpid(), 9)"))
     assert [training.finish(process)[0] for process in group] == [-signal.SIGKILL] * 2
+    if damaged:
+        checkpoints = training.only_run(tmp_path / "killed") / "checkpoints"
+        flip_for_good(checkpoints / "step_00000004" / "training_state.pt", 8 * 5000)
     group = training.start_group(arguments, 2)
     ends = [training.finish(process) for process in group]
     assert [code for code, _, _ in ends] == [0, 0], ends
     assert "resuming at step 2 of 6" in ends[0][2]
+    assert ends[0][2].count("set aside as damaged-step_00000004, the run goes on from step 2") == damaged
+    assert ends[1][2] == ""
     run = training.only_run(tmp_path / "killed")
     assert training.losses(run) == training.losses(expected)
     assert training.equal(training.weights(run / "model.safetensors"), training.weights(expected / "model.safetensors"))

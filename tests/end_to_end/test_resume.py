@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -14,6 +15,8 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import lock
 from sparse_rcnn.rundir.reader import Run
 from tests.support import training
+from tests.support.damage import flip_for_good, some_bits, without_digests
+from tests.support.paths import names
 from tests.support.resumes import EVERYTHING, assert_same, reference, stopped_run
 
 # Runs experiments.train and kills it with SIGKILL at the n-th time that it comes to a point of KILL_AT=point:n.
@@ -62,13 +65,14 @@ def save(value, file, *args, **kwargs):
     real_save(value, file, *args, **kwargs)
 
 def write_bytes(self, data):
-    if point == "weights" and ".step_" in str(self) and is_it():
+    parts = {"weights": "model.safetensors", "digests": "digests.json"}
+    if ".step_" in str(self) and parts.get(point, "?") in self.name and is_it():
         real_write(self, data[: len(data) // 2])
         die()
     return real_write(self, data)
 
 def rmtree(path, *args, **kwargs):
-    if point == "dropping" and Path(path).name.startswith("step_") and is_it():
+    if point == "dropping" and Path(path).name.endswith(".dropped.tmp") and Path(path).exists() and is_it():
         (Path(path) / "model.safetensors").unlink()
         die()
     real_rmtree(path, *args, **kwargs)
@@ -101,6 +105,7 @@ POINTS = [
         for name, point, resumed_at in (
             ("in-the-first-weights", "weights:1", 0),
             ("in-the-weights", "weights:2", 2),
+            ("in-the-digests", "digests:2", 2),
             ("before-the-rename", "rename:2", 2),
             ("after-the-rename", "renamed:3", 6),
             ("while-dropping-the-oldest", "dropping:1", 6),
@@ -168,31 +173,84 @@ def test_data_workers_change_no_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "damage"),
+    ("file", "damage", "problem"),
     [
-        ("training_state.pt", lambda p: p.write_bytes(p.read_bytes()[:-200])),
-        ("model.safetensors", lambda p: p.write_bytes(p.read_bytes()[:-200])),
-        ("model.safetensors", lambda p: p.write_bytes(b"garbage")),
+        (
+            "model.safetensors",
+            lambda p: flip_for_good(p, 8 * p.stat().st_size - 100),
+            "has another content ",
+        ),
+        ("training_state.pt", lambda p: p.write_bytes(p.read_bytes()[:-200]), r"has \d+ bytes, \d+ were written"),
+        ("digests.json", lambda p: p.unlink(), "is missing"),
     ],
-    ids=["truncated-state", "truncated-weights", "garbage-weights"],
+    ids=["flipped-bit", "truncated-state", "no-digests"],
 )
-def test_a_corrupt_checkpoint_is_named_and_without_it_the_run_ends_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, damage: Any
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_left_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    file: str,
+    damage: Any,
+    problem: str,
 ) -> None:
     run = stopped_run(tmp_path, monkeypatch, *EVERYTHING)
     newest = run / "checkpoints" / "step_00000004"
     damage(newest / file)
-    with pytest.raises(UserError) as caught:
-        training.train(training.overrides(tmp_path, *EVERYTHING))
-    message = str(caught.value)
-    assert "\n" not in message
-    assert str(newest / file) in message
-    assert f"delete {newest} to go on from the one before" in message
-    assert training.status(run)["state"] == "failed"
-    assert training.status(run)["error"] == f"CheckpointError: {message}"
-
-    shutil.rmtree(newest)
+    before = {path.name: path.read_bytes() for path in newest.iterdir()}
+    capfd.readouterr()
     assert_same(training.train(training.overrides(tmp_path, *EVERYTHING)), reference(EVERYTHING))
+
+    lines = capfd.readouterr().err.splitlines()
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    aside = "set aside as damaged-step_00000004, the run goes on from step 2"
+    assert re.fullmatch(rf"warning: {newest} is damaged: {file} {problem}.*; {aside}", warning), warning
+    assert f"resuming at step 2 of 6 in {run}" in lines
+    assert names(run / "checkpoints") == ["damaged-step_00000004", "step_00000004", "step_00000006"]
+    after = {path.name: path.read_bytes() for path in (run / "checkpoints" / "damaged-step_00000004").iterdir()}
+    assert after == before
+    evaluations = (run / "metrics.jsonl").read_text().count('"event": "eval", "step": 4,')
+    assert evaluations == 2  # that of the damaged checkpoint's weights does not stand for the new ones
+    (noted,) = training.status(run)["set_aside"]
+    assert noted.keys() == {"checkpoint", "problem", "at"}
+    assert noted["checkpoint"] == "damaged-step_00000004"
+    assert re.match(f"{file} {problem}", noted["problem"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("file", ["model.safetensors", "training_state.pt", "digests.json"])
+def test_a_bit_flipped_anywhere_changes_nothing_of_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, seed: int
+) -> None:
+    run = stopped_run(tmp_path, monkeypatch, *EVERYTHING)
+    damaged = run / "checkpoints" / "step_00000004" / file
+    flip_for_good(damaged, some_bits(damaged, 3, seed)[2])
+    assert_same(training.train(training.overrides(tmp_path, *EVERYTHING)), reference(EVERYTHING))
+    assert names(run / "checkpoints") == ["damaged-step_00000004", "step_00000004", "step_00000006"]
+
+
+def test_with_all_checkpoints_damaged_it_begins_anew_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = stopped_run(tmp_path, monkeypatch, *EVERYTHING)
+    for step in (2, 4):
+        flip_for_good(run / "checkpoints" / f"step_0000000{step}" / "training_state.pt", 8 * 5000)
+    assert_same(training.train(training.overrides(tmp_path, *EVERYTHING)), reference(EVERYTHING))
+    err = capfd.readouterr().err
+    assert err.count("warning: ") == err.count(", the run goes on from the start") == 2
+    assert [item["checkpoint"] for item in training.status(run)["set_aside"]] == [
+        "damaged-step_00000004",
+        "damaged-step_00000002",
+    ]
+
+
+def test_checkpoints_of_an_older_program_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = stopped_run(tmp_path, monkeypatch, *EVERYTHING)
+    for step in (2, 4):
+        without_digests(run / "checkpoints" / f"step_0000000{step}")
+    assert_same(training.train(training.overrides(tmp_path, *EVERYTHING)), reference(EVERYTHING))
+    assert "set_aside" not in training.status(run)
+    assert names(run / "checkpoints") == ["step_00000004", "step_00000006"]
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,15 +40,19 @@ def test_the_command_ends_with_a_table_the_directory_and_the_picture(
     assert "step 4: val AP" in err
 
 
+CHECKPOINT = ("digests.json", "model.safetensors", "training_state.pt")
+
+
 def test_all_files_of_a_finished_run_are_there(command_run: tuple[Path, str, str]) -> None:
     run, _, _ = command_run
     files = sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file())
     assert files == [
-        *(f"checkpoints/step_0000000{s}/{f}" for s in (4, 6) for f in ("model.safetensors", "training_state.pt")),
+        *(f"checkpoints/step_0000000{s}/{f}" for s in (4, 6) for f in CHECKPOINT),
         "config.json",
         "data.json",
         "detections.json",
         "detections.png",
+        "digests.json",
         "eval/step_00000004.json",
         "eval/step_00000006.json",
         "experiments.json",
@@ -70,7 +74,8 @@ def test_results_hold_the_twelve_numbers_of_every_stage_time_and_size(
     command_run: tuple[Path, str, str],
 ) -> None:
     run, _, _ = command_run
-    results = json.loads((run / "results.json").read_text())
+    results = Run(run).results
+    assert results is not None
     names_300 = tuple("AR300" if name == "AR100" else name for name in COCO_NAMES)
     expected = {f"val/bbox/{n}" for n in COCO_NAMES} | {f"val/bbox_maxdets300/{n}" for n in names_300}
     expected |= {f"val/stage_{s}/{n}" for s in (0, 1) for n in COCO_NAMES}

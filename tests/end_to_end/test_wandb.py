@@ -14,7 +14,9 @@ import pytest
 from experiments.tracking.wandb_history import wandb_files
 from sparse_rcnn.rundir.reader import Run
 from tests.support import training
-from tests.support.wandb_files import WANDB, hide_keys, records, rows_of
+from tests.support.damage import flip_for_good
+from tests.support.resumes import stopped_run
+from tests.support.wandb_files import WANDB, hide_keys, records, rows_of, settle
 from tests.support.wandb_stand_in import StandIn
 
 
@@ -70,6 +72,21 @@ def test_two_sweeps_one_of_their_runs_killed(tmp_path):
     assert steps == sorted(set(steps))  # each position once, and the axis goes on where it was
     expected = [2 * event["step"] + (event["event"] == "eval") for event in Run(path).events()]
     assert steps == sorted(expected)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_in_the_summary(tmp_path, monkeypatch):
+    run = stopped_run(tmp_path, monkeypatch, *WANDB)
+    flip_for_good(run / "checkpoints" / "step_00000004" / "model.safetensors", 8 * 900)
+    training.train(training.overrides(tmp_path, *WANDB))
+    path = wandb_files(run / "wandb", run.name)[-1]
+    settle(path)
+    status = {}
+    for item in (item for part in records(path, "summary") for item in part.update):
+        if item.key == "run_directory/status":
+            status = json.loads(item.value_json)
+    assert status == training.status(run)
+    assert [item["checkpoint"] for item in status["set_aside"]] == ["damaged-step_00000004"]
 
 
 def _wait_for_step(root: Path, step: int) -> Path:

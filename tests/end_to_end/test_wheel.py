@@ -28,6 +28,7 @@ SCRIPTS = {
     "sparse-rcnn-check": "experiments.check",
     "sparse-rcnn-status": "experiments.status",
     "sparse-rcnn-rows": "experiments.rows",
+    "sparse-rcnn-verify": "experiments.verify",
     "sparse-rcnn-benchmark": "experiments.benchmark",
     "sparse-rcnn-export": "experiments.export",
     "sparse-rcnn-analysis": "analysis",

@@ -47,6 +47,18 @@ def test_errors_in_one_line_and_as_they_are(tmp_path: Path) -> None:
     assert "3 runs: 1 finished, 1 failed, 1 unreadable" in text
 
 
+def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    aside = {"checkpoint": "damaged-step_00000040", "problem": "model.safetensors is missing", "at": at(NOW)}
+    run_in_state(tmp_path, "good", seed=1, state="running", set_aside=[aside])
+    run_in_state(tmp_path, "odd", state="finished", set_aside=[7, {"checkpoint": None}])
+    text = shown(tmp_path)
+    line = "damaged-step_00000040: model.safetensors is missing"
+    assert f"checkpoint set aside: good seed 1: {line}\n" in text
+    assert text.count("set aside") == 1
+    (run,) = json.loads(command("--json", "--state", "running", tmp_path).stdout)["runs"]
+    assert run["set_aside"] == [line]
+
+
 def test_foreign_half_created_and_newer_folders_take_one_line(tmp_path: Path) -> None:
     run_in_state(tmp_path, state="finished")
     write_json(tmp_path / "base" / "half-created" / "config.json", {})
@@ -155,7 +167,7 @@ def test_the_json_output(tmp_path: Path) -> None:
     assert run.pop("age") > 7e8  # of something in 2001, seen from today
     assert run == {
         "path": str(path), "run_id": "0123456789ab-seed0", "experiment": "base", "seed": 0, "recipe": "mini",
-        "experiments": ["base"],
+        "experiments": ["base"], "set_aside": [],
         "state": "failed", "step": 50, "num_steps": 100, "epoch": 2.0, "ap": 0.5, "images_per_second": 8.0,
         "eta": None, "host": HERE, "device": "cpu", "error": "E: no",
     }  # fmt: skip

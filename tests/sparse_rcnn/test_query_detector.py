@@ -181,8 +181,7 @@ def test_a_resumed_training_is_the_uninterrupted_one_to_the_bit(kind: Kind, tmp_
     folder.save(first.model, card, state)
 
     second = kind.learner(dropout=0.1, seed=9)
-    loaded = folder.load_latest(second.model, "id")
-    assert loaded is not None
+    loaded = folder.load(second.model, "id", 2)
     second.optimizer.load_state_dict(loaded.optimizer)
     set_rng_state(loaded.rng[0])
     assert begun + trained(second, iter(batches[2:]), range(2, 4)) == wanted

@@ -23,6 +23,7 @@ from sparse_rcnn.weights import (
     save_detector,
     save_weights,
 )
+from tests.support.damage import flip, some_bits
 from tests.support.detectors import small_card, small_detector
 
 
@@ -56,6 +57,32 @@ def test_a_detector_comes_back_as_it_was(model: SparseRCNN, file: Path) -> None:
     images, sizes = torch.full((1, 3, 64, 64), 90, dtype=torch.uint8), torch.tensor([[64, 64]])
     with torch.no_grad():
         assert torch.equal(loaded(images, sizes)[-1].logits, model(images, sizes)[-1].logits)
+
+
+def test_every_flipped_bit_is_found(file: Path) -> None:
+    header_bytes = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    bits = [*range(0, 8 * header_bytes, 97), *some_bits(file, 50)]
+    digest = file.read_bytes().index(b'"sha256"')
+    bits += range(8 * digest, 8 * (digest + 78))  # its own key and digits
+    for bit in bits:
+        with flip(file, bit), pytest.raises(CheckpointError, match=r"^\S*m\.safetensors "):
+            read_weights(file)
+    read_weights(file)
+
+
+def test_other_numbers_are_one_line_with_the_way_out(file: Path) -> None:
+    with flip(file, 8 * file.stat().st_size - 40), pytest.raises(CheckpointError) as caught:
+        SparseRCNN.from_pretrained(file)
+    assert str(caught.value) == (
+        f"{file} has another content than was written: its SHA-256 is not the one that stands in it; restore it from a "
+        "copy, or write it anew"
+    )
+
+
+def test_a_file_of_an_older_program_has_no_digest(model: SparseRCNN, tmp_path: Path) -> None:
+    tensors, card = read_weights(write(tmp_path / "old.safetensors", model))
+    assert card == model.card
+    assert tensors.keys() == model.state_dict().keys()
 
 
 def test_a_run_directory_stands_for_its_weights(file: Path, tmp_path: Path) -> None:

@@ -247,9 +247,10 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def results(run: Path) -> dict[str, float]:
-    """The final numbers without those of a clock."""
+    """The final numbers without those of a clock and the digest of all."""
     clocked = ("train/time", "train/speed", "model/speed")
-    return {k: v for k, v in json.loads((run / "results.json").read_text()).items() if not k.startswith(clocked)}
+    content = json.loads((run / "results.json").read_text())
+    return {k: v for k, v in content.items() if not k.startswith(clocked) and k != "sha256"}
 
 
 def losses(run: Path) -> dict[int, dict[str, float]]:

@@ -110,6 +110,14 @@ def test_a_torn_line_is_told_where_nobody_writes_any_more(tmp_path: Path) -> Non
     assert collect([read_record(path, tmp_path)], "", START)["runs"][0]["problems"] == row["problems"][:1]
 
 
+def test_damaged_checkpoints_are_problems(tmp_path: Path) -> None:
+    path = make_logged_run(tmp_path)
+    status = json.loads((path / "status.json").read_text())
+    aside = [{"checkpoint": "damaged-step_00000040", "problem": "digests.json is missing", "at": STARTED_AT}, "?"]
+    write_json(path / "status.json", {**status, "set_aside": aside})
+    assert row_of(path)["problems"] == ["checkpoint set aside: damaged-step_00000040: digests.json is missing"]
+
+
 def test_a_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "baseline" / "notes").mkdir(parents=True)
     row = row_of(tmp_path / "baseline" / "notes")
@@ -143,6 +151,18 @@ def test_a_damaged_file_costs_its_own_part(tmp_path: Path, name: str, kept: str)
     assert row["is_run"]
     assert row[kept]
     assert [problem.startswith(f"{name} is not valid JSON") for problem in row["problems"]] == [True]
+
+
+@pytest.mark.parametrize("torn", [300, 150])
+def test_a_torn_evaluation_costs_no_other_one(tmp_path: Path, torn: int) -> None:
+    path = make_logged_run(tmp_path)
+    file = path / "eval" / f"step_{torn:08d}.json"
+    file.write_bytes(file.read_bytes()[:-20])
+    row = row_of(path)
+    assert [problem.startswith(f"eval/{file.name} is not valid JSON") for problem in row["problems"]] == [True]
+    assert row["evaluated_step"] == 450 - torn
+    assert [name for name, *_ in row["classes"]] == ["disc", "square", "triangle"]
+    assert row["precision_recall"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir import layout
 from sparse_rcnn.rundir.identity import run_identity
 from sparse_rcnn.rundir.json_files import write_json_atomic
+from sparse_rcnn.rundir.summary import summarise
 from sparse_rcnn.rundir.writer import RunDescription, RunDirectory
 from tests.support.paths import ROOT, names
 
@@ -187,6 +188,22 @@ def test_an_unwritable_runs_root_is_named(tmp_path: Path, below: str) -> None:
         open_run(blocked / below)
 
 
+def test_damaged_checkpoints_stay_in_the_status(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    run.record_set_aside("damaged-step_00000004", "model.safetensors is missing")  # before there is a status
+    run.set_status("running", step=2)
+    for _ in range(2):  # killed before it was renamed, it is found again
+        run.record_set_aside("damaged-step_00000002", "digests.json is missing")
+    run.set_status("finished", step=6)
+    status = run.status
+    assert (status["state"], status["step"]) == ("finished", 6)
+    assert [item["checkpoint"] for item in status["set_aside"]] == ["damaged-step_00000004", "damaged-step_00000002"]
+    assert summarise(run).set_aside == (
+        "damaged-step_00000004: model.safetensors is missing",
+        "damaged-step_00000002: digests.json is missing",
+    )
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tiny_disk: Path) -> None:
     run = open_run(tiny_disk)
     run.write_json("results.json", {"val/bbox/AP": 0.5})
@@ -224,6 +241,7 @@ def test_a_creation_that_fails_leaves_no_directory(tmp_path: Path, monkeypatch: 
 
 CREATOR = """
 import json, sys
+from sparse_rcnn.rundir.summary import summarise
 from sparse_rcnn.rundir.writer import RunDescription, RunDirectory
 root, experiment = sys.argv[1:]
 sys.stdin.readline()
