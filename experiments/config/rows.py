@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cli.hydra_entry import CONF_DIR, version_base
 from experiments.config.row_files import detector_of_row
+from experiments.config.row_store import RowStore, open_store
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.changes import Change, changes, shorten, texts
 from sparse_rcnn.rundir.identity import CONTENT_KEYS, compared_config
@@ -238,6 +239,7 @@ def _plain_rows(config: Mapping[str, Any], source: RowSource | None = None) -> l
             if name == config["experiment_name"] or detector is None or own in (None, detector):
                 row = _composed_row(config["recipe_name"], name, source, folders)
                 rows += [(name, row)] if row is not None else []
+        _store(config["recipe_name"], source, folders).save()
     return rows
 
 
@@ -272,13 +274,21 @@ def _composed_row(recipe: str, name: str, source: RowSource, folders: tuple[str,
 
     from experiments.config.validation import resolve
 
-    try:
-        overrides = [f"recipe={recipe}", f"experiment={name}", *source.overrides]
-        cfg = compose(source.config_name, overrides=overrides)
-        has_user_data = fill_missing(cfg.data)
-        return PlainRow(resolve(cfg), has_user_data)
-    except (HydraException, OmegaConfBaseException, UserError, YAMLError):
-        return None
+    def compose_anew() -> dict[str, Any] | None:
+        try:
+            overrides = [f"recipe={recipe}", f"experiment={name}", *source.overrides]
+            cfg = compose(source.config_name, overrides=overrides)
+            has_user_data = fill_missing(cfg.data)
+            return {"config": resolve(cfg), "has_user_data": has_user_data}
+        except (HydraException, OmegaConfBaseException, UserError, YAMLError):
+            return None
+
+    row = _store(recipe, source, folders).get(name, compose_anew)
+    return None if row is None else PlainRow(**row)
+
+
+def _store(recipe: str, source: RowSource, folders: tuple[str, ...]) -> RowStore:
+    return open_store(folders, recipe, source.config_name, *source.overrides)
 
 
 @contextmanager
