@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from sparse_rcnn.backbone_layouts import RESNET_TENSOR
 from sparse_rcnn.convert import check_untraced, ours_to_released, released_to_ours
 from sparse_rcnn.deformable_detr.released_names import our_deformable_to_released, released_deformable_to_ours
 from sparse_rcnn.detr import released_names as detr_names
@@ -83,6 +84,7 @@ class SparseRCNNFormat(ReleasedFormat):
         return released_to_ours(dict(state))
 
     def write(self, state: State, architecture: Architecture) -> dict[str, Tensor]:
+        _check_backbone(state, architecture)
         return ours_to_released(dict(state), architecture)
 
     def describe(self, architecture: Architecture) -> str:
@@ -107,6 +109,7 @@ class DETRFormat(ReleasedFormat):
         return from_released(state, **settings)
 
     def write(self, state: State, architecture: Architecture) -> dict[str, Tensor]:
+        _check_backbone(state, architecture)
         released = detr_names.ours_to_released(state)
         _, assumed = self.read(released, self.settings_of(architecture))  # which also finds what a variant lacks
         check_untraced(architecture, assumed)
@@ -137,6 +140,7 @@ class DeformableDETRFormat(ReleasedFormat):
         return released_deformable_to_ours(dict(state), **settings)
 
     def write(self, state: State, architecture: Architecture) -> dict[str, Tensor]:
+        _check_backbone(state, architecture)
         return our_deformable_to_released(dict(state), architecture)
 
     def settings_of(self, architecture: Architecture) -> dict[str, Any]:
@@ -187,6 +191,7 @@ FORMATS: tuple[ReleasedFormat, ...] = (
     TorchvisionFasterRCNNFormat(),
 )
 
+_BOTTOM_UP = "backbone.bottom_up."
 _SEGMENTATION = ("detr.", "mask_head.", "bbox_attention.")
 
 
@@ -219,6 +224,20 @@ def format_of_architecture(architecture: Architecture) -> ReleasedFormat:
             return layout
     name = str(architecture.get("_target_")).rpartition(".")[2]
     raise CheckpointError(f"there is no released layout of a {name}")
+
+
+def _check_backbone(state: State, architecture: Architecture) -> None:
+    """Refuse a backbone whose tensors no release has names for, before these are looked for one by one.
+
+    Raises:
+        CheckpointError: names its class.
+    """
+    own = [name.removeprefix(_BOTTOM_UP) for name in state if name.startswith(_BOTTOM_UP)]
+    if not all(map(RESNET_TENSOR.fullmatch, own)):
+        raise CheckpointError(
+            f"the backbone is not a ResNet-18, 34, 50 or 101 but a {_bottom_up(architecture)}: "
+            "the released layout has no names for it"
+        )
 
 
 def _without_prefix(state: State) -> set[str]:

@@ -18,7 +18,7 @@ from sparse_rcnn.model_card import ModelCard
 from sparse_rcnn.query_detector import QueryDetector
 from sparse_rcnn.released_formats import format_of_architecture
 from sparse_rcnn.weights import save_detector
-from tests.support.detectors import resnet
+from tests.support.detectors import resnet, small_card, small_detector
 from tests.support.query_detectors import KINDS
 
 COCO_IDS = [category_id for category_id, _ in COCO_CATEGORIES]
@@ -197,7 +197,19 @@ def test_variants_that_the_release_cannot_say_are_refused(tmp_path: Path) -> Non
     refused(card, r"^--dilation: \S+m\.safetensors is a weights file of this project, which says that", "--dilation")
     card.architecture["position_encoding"]["temperature"] = 20.0
     refused(card, r"m\.safetensors: .* cannot say that \S+\.temperature is 20\.0: its readers take 10000\.0$")
-    refused(kind.card("a"), r"m\.safetensors: the backbone is not a ResNet-18")
+
+
+@pytest.mark.parametrize("name", [*KINDS, "sparse_rcnn"])
+def test_a_backbone_without_a_released_layout_is_named(name: str, tmp_path: Path) -> None:
+    if name == "sparse_rcnn":
+        save_detector(small_detector(card=small_card()), small_card(), tmp_path / "m.safetensors")
+    else:
+        card = KINDS[name].card("a")
+        save_detector(KINDS[name].detector(card), card, tmp_path / "m.safetensors")
+    message = "the backbone is not a ResNet-18, 34, 50 or 101 but a SmallNet: the released layout has no names for it"
+    with pytest.raises(CheckpointError, match=rf"^\S+m\.safetensors: {message}$"):
+        run(tmp_path / "m.safetensors", tmp_path / "o.pth")
+    assert not (tmp_path / "o.pth").exists()
 
 
 def test_an_architecture_without_a_released_layout() -> None:
