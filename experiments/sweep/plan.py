@@ -24,6 +24,7 @@ from sparse_rcnn.rundir.writer import RunDirectory
 if TYPE_CHECKING:
     from experiments.config.rows import RowSource
 
+_STYLES = {"failed": "red", "missing": "yellow", "busy": "yellow", "stopped": "yellow", "going on": "yellow"}
 PIPE_WIDTH = 250  # no path is folded in a file
 
 
@@ -39,7 +40,8 @@ class PlannedRun:
         overrides: of the job that trains it.
         configs: the checked configurations that lead to it, most often one.
         identity, seed: what names the run.
-        state: finished, skipped (was finished before), busy (another process trains it), failed or missing.
+        state: finished, skipped (was finished before), busy (another process trains it), failed, missing; where the
+            sweep was stopped by a signal: stopped, or going on (its job does without the sweep).
         error: the first line of what went wrong.
         log: where to read more.
     """
@@ -153,6 +155,21 @@ def record(row: PlannedRun, error: BaseException | None, log: Path | None) -> No
         row.error = (str(status.get("error") or "") if failed else "") or first
 
 
+def record_stop(rows: Sequence[PlannedRun], going_on: Collection[tuple[str, ...]] = ()) -> None:
+    """Note how the jobs of a sweep stand that a signal, most often Ctrl-C, stopped.
+
+    Args:
+        rows: that were left to train.
+        going_on: overrides of jobs that do not end with the sweep.
+    """
+    for row in rows:
+        record(row, None, None)
+        if row.state in ("missing", "busy") and tuple(row.overrides) in going_on:
+            row.state = "going on"
+        elif row.state == "missing":
+            row.state = "stopped"
+
+
 def _status(path: Path) -> tuple[dict[str, Any], UserError | None]:
     try:
         return RunDirectory(path).status, None
@@ -195,9 +212,13 @@ def print_rows(rows: Sequence[PlannedRun]) -> None:
             last = row.error + (f" (log: {row.log})" if row.log else "")
         elif row.state == "busy":
             last = f"another process trains it: {row.path}"
+        elif row.state == "going on":
+            last = "its job goes on without the sweep; start the sweep again to wait for it"
         elif row.path is not None:
             last = f"stopped before its end; start the sweep again to go on: {row.path}"
-        style = {"failed": "red", "missing": "yellow", "busy": "yellow"}.get(row.state)
+        elif row.state == "stopped":
+            last = "the sweep was stopped before this run began; start it again to train it"
+        style = _STYLES.get(row.state)
         shown = [difference] if any(differences) else []
         cells = (", ".join(row.names), str(row.seed), *shown, row.state, ap, ap50, last)
         table.add_row(*map(Text, cells), style=style)  # as they are: an error may hold brackets

@@ -27,7 +27,7 @@ class SuiteSweeper(BasicSweeper):
             SweepError: a run failed or is missing at the end.
         """
         from experiments.config.rows import RowSource
-        from experiments.sweep.plan import check, name_runs, pending, plan, print_rows, record
+        from experiments.sweep.plan import check, name_runs, pending, plan, print_rows, record, record_stop
 
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -53,8 +53,7 @@ class SuiteSweeper(BasicSweeper):
             try:
                 results = self.launcher.launch([row.overrides for row in left], initial_job_idx=0)
             except (KeyboardInterrupt, SystemExit):
-                for row in left:
-                    record(row, None, None)
+                record_stop(left, self.launcher.living_jobs() if hasattr(self.launcher, "living_jobs") else ())
                 print_rows(rows)
                 raise
             for row, result in zip(left, results, strict=True):

@@ -116,6 +116,11 @@ def test_ctrl_c_saves_the_runs_of_a_local_sweep_which_then_goes_on(tmp_path: Pat
     code, out, err = training.finish(process, timeout=60)
     assert code == 1, (out, err)
     assert "interrupted" in err
+    table = [line.split("│") for line in out.splitlines() if "│" in line]
+    shown = [(cells[3].strip(), cells[6].strip().split(":")[0]) for cells in table]
+    begun = ("stopped", "stopped before its end; start the sweep again to go on")
+    not_begun = ("stopped", "the sweep was stopped before this run began; start it again to train it")
+    assert sorted(shown) == [begun, begun, not_begun], out
     states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("*/*/status.json")]
     assert states == ["interrupted"] * 2
     code, out, err = sweep(tmp_path, *extra)

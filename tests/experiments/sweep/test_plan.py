@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep.plan import PlannedRun, SweepError, check, pending, plan, print_rows, record
+from experiments.sweep.plan import PlannedRun, SweepError, check, pending, plan, print_rows, record, record_stop
 from sparse_rcnn.errors import UserError
 from sparse_rcnn.rundir.lock import lock_run
 from tests.support import training
@@ -61,6 +61,30 @@ def test_what_a_job_said_counts_only_where_the_run_is_not_finished(tmp_path: Pat
     record(row, RuntimeError("the connection was lost"), None)
     assert row.state == "finished"
     check([row])
+
+
+def test_what_a_signal_stopped_is_not_called_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    training.train(training.overrides(tmp_path, "seed=1"))
+    jobs = [training.overrides(tmp_path, f"seed={seed}") for seed in range(4)]
+    rows = plan(jobs, training.composed)
+    begun = tmp_path / "baseline" / f"{rows[2].identity}-seed2"
+    begun.mkdir()
+    meta = {
+        "schema_version": 1,
+        "run_id": begun.name,
+        "identity": rows[2].identity,
+        "seed": 2,
+        "experiment": "baseline",
+    }
+    (begun / "meta.json").write_text(json.dumps(meta))
+    record_stop(pending(rows), going_on={tuple(rows[3].overrides)})
+    assert [row.state for row in rows] == ["stopped", "skipped", "stopped", "going on"]
+    print_rows(rows)
+    out = capsys.readouterr().out
+    assert "missing" not in out
+    assert out.count("the sweep was stopped before this run began; start it again to train it") == 1
+    assert out.count(f"stopped before its end; start the sweep again to go on: {begun}") == 1
+    assert out.count("its job goes on without the sweep; start the sweep again to wait for it") == 1
 
 
 def test_an_old_failure_is_not_told_as_todays(tmp_path: Path) -> None:
