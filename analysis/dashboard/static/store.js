@@ -86,10 +86,10 @@ function isUnusual(run, key) {
   return (configValue(run, key) ?? null) !== null || (store.data.base_config[key] ?? null) !== null;
 }
 
-// What is unusual about a run: its factors that are not as in most runs.
-function unusualFactors(run) {
+// What is unusual about a run: its factors, all or some of them, that are not as in most runs.
+function unusualFactors(run, isAsked = () => true) {
   if (!run.config) return [];
   return store.data.factors
-    .filter(({ key }) => isUnusual(run, key))
+    .filter((factor) => isAsked(factor) && isUnusual(run, factor.key))
     .map(({ key, label }) => `${label}=${shortValue(key, configValue(run, key))}`);
 }

@@ -12,6 +12,13 @@ function columns(withFactors) {
     value: (run) => run.ap?.[index] ?? null,
     text: (run) => formatPercent(run.ap?.[index]),
   }));
+  // Where runs differ in their detector it has a column of its own, and is none of the unusual factors.
+  const detector = factors.filter(isDetector).map((factor) => ({
+    ...factorColumn(factor),
+    label: 'Detector',
+    className: 'detector',
+    mark: null,
+  }));
   const about = [
     { id: 'recipe', label: 'Recipe', value: (run) => run.recipe ?? null },
     ...(several((run) => run.data) ? [{ id: 'data', label: 'Data', value: (run) => run.data ?? null }] : []),
@@ -27,10 +34,14 @@ function columns(withFactors) {
     label: 'Unusual factors',
     title: 'Keys of the configuration in which a run differs from most runs here',
     className: 'factors',
-    value: (run) => unusualFactors(run).join(', ') || null,
+    value: (run) => unusualFactors(run, (factor) => !isDetector(factor)).join(', ') || null,
   };
   // Many columns do not fit beside each other; AP stays next to the names then.
-  return withFactors ? [name, ...aps, ...factors.map(factorColumn), ...about, ...times] : [name, unusual, ...about, ...aps, ...times];
+  return withFactors ? [name, ...aps, ...factors.map(factorColumn), ...about, ...times] : [name, ...detector, unusual, ...about, ...aps, ...times];
+}
+
+function isDetector({ label }) {
+  return label === 'detector';
 }
 
 function factorColumn({ key, label, also }) {

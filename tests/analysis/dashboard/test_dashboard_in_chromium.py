@@ -383,6 +383,18 @@ class TestInChromium:
         assert differing["num_stages"] == ["-", "3"]
         tab.check("#factor-columns")
         assert column(tab, "detector") == ["StagedDetector", "OneShotDetector", "StagedDetector"]
+        assert "Detector" not in tab.locator("#table thead th").all_inner_texts()
+
+    def test_runs_of_several_detectors_have_a_column_for_it(self, detectors: Path, many: Path, browse: Any) -> None:
+        tab = browse(detectors.as_uri())
+        assert column(tab, "Detector") == ["StagedDetector", "OneShotDetector", "StagedDetector"]
+        assert "detector=" not in "".join(column(tab, "Unusual factors"))
+        tab.click('#table thead button:text-is("Detector")')
+        assert column(tab, "Detector") == ["OneShotDetector", "StagedDetector", "StagedDetector"]
+        tab.fill("#filter-text", "detector=oneshot")
+        assert column(tab, "Run") == ["one_shot s0"]
+        of_one = browse(many.as_uri())
+        assert "Detector" not in of_one.locator("#table thead th").all_inner_texts()
 
     def test_stages_without_learned_boxes_begin_with_stage_0(self, detectors: Path, browse: Any) -> None:
         tab = browse(detectors.as_uri())
