@@ -49,7 +49,7 @@ def read_backbone_weights(bottom_up: ResNet, path: Path, pixel_std: Sequence[flo
     content = load_checkpoint(path)
     found = _choose_network(content, path)
     names = [name.removeprefix(found.prefix) for name in found.tensors if name.startswith(found.prefix)]
-    depth = found.layout.depth(names)
+    depth = found.layout.blocks(names).depth
     if depth is not None and depth != bottom_up.depth:
         raise CheckpointError(f"{path} holds a ResNet-{depth}, the model is resnet{bottom_up.depth}")
     wanted = bottom_up.state_dict()

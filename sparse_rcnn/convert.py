@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
-from sparse_rcnn.backbone_layouts import RESNET_TENSOR, detectron2_name
+from sparse_rcnn.backbone_layouts import DEPTHS, DETECTRON2, RESNET_TENSOR, detectron2_name
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.state_dicts import misfits
 
@@ -51,13 +51,10 @@ def infer_architecture(state: dict[str, Tensor]) -> dict[str, Any]:
     def num_layers(module: str) -> int:
         return sum(1 for n in state if re.fullmatch(rf"head\.head_series\.0\.{module}\.\d+\.bias", n))
 
-    res4 = {m.group(1) for n in state if (m := re.match(r"backbone\.bottom_up\.res4\.(\d+)\.", n))}
-    bottleneck = "backbone.bottom_up.res4.0.conv3.weight" in state
-    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}.get((bottleneck, len(res4)))
-    if depth is None:
+    blocks = DETECTRON2.blocks(state, "backbone.bottom_up.")
+    if blocks.depth not in DEPTHS:
         raise CheckpointError(
-            f"the backbone is no ResNet-18, 34, 50 or 101: res4 has {len(res4)} "
-            f"{'bottleneck' if bottleneck else 'basic'} blocks (tensors backbone.bottom_up.res4.*)"
+            f"the backbone is no ResNet-18, 34, 50 or 101: res4 has {blocks.third} (tensors backbone.bottom_up.res4.*)"
         )
     return {
         "_target_": "sparse_rcnn.detector.SparseRCNN",
@@ -69,7 +66,7 @@ def infer_architecture(state: dict[str, Tensor]) -> dict[str, Any]:
             "hidden_dim": hidden_dim,
             "bottom_up": {
                 "_target_": "sparse_rcnn.backbone.ResNet",
-                "depth": depth,
+                "depth": blocks.depth,
                 "stride_in_1x1": False,
                 "num_frozen_stages": 2,
             },

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
+from sparse_rcnn.backbone_layouts import TORCHVISION
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD, check_untraced
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.state_dicts import first_three, misfits
@@ -100,11 +101,13 @@ def infer_deformable_architecture(state: dict[str, Tensor], num_heads: int) -> d
     if num_levels <= NUM_BACKBONE_LEVELS - 1:
         raise CheckpointError(f"the checkpoint is a Deformable DETR of {num_levels} level: only several can be read")
     num_classes, _ = _shape(state, "class_embed.0.weight", 2)
-    blocks = _num_layers(state, r"backbone\.0\.body\.layer3\.(\d+)\.")
-    depth = {6: 50, 23: 101}.get(blocks)
-    if depth is None:
+    num_blocks = _num_layers(state, r"backbone\.0\.body\.layer3\.(\d+)\.")
+    blocks = TORCHVISION.blocks(state, "backbone.0.body.")
+    if blocks.depth not in (50, 101):
+        kind = "" if blocks.are_bottlenecks else "basic "
         raise CheckpointError(
-            f"the backbone is no ResNet-50 or 101: layer3 has {blocks} blocks (tensors backbone.0.body.layer3.*)"
+            f"the backbone is no ResNet-50 or 101: layer3 has {num_blocks} {kind}blocks "
+            "(tensors backbone.0.body.layer3.*)"
         )
 
     def stack(name: str, target: str, attention: str) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def infer_deformable_architecture(state: dict[str, Tensor], num_heads: int) -> d
             "_target_": f"{_PACKAGE}.levels.BackboneLevels",
             "bottom_up": {
                 "_target_": "sparse_rcnn.backbone.ResNet",
-                "depth": depth,
+                "depth": blocks.depth,
                 "stride_in_1x1": False,
                 "num_frozen_stages": 2,
             },

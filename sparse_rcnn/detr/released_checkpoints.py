@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
+from sparse_rcnn.backbone_layouts import torchvision_depth
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
 from sparse_rcnn.detr.released_names import RELEASED_BACKBONE, our_name, released_to_ours
 from sparse_rcnn.errors import CheckpointError
@@ -49,7 +50,7 @@ def infer_architecture(
             "dilation": dilation,
             "bottom_up": {
                 "_target_": "sparse_rcnn.backbone.ResNet",
-                "depth": _depth(state),
+                "depth": torchvision_depth(state, RELEASED_BACKBONE),
                 "stride_in_1x1": False,
                 "num_frozen_stages": 2,
             },
@@ -101,18 +102,6 @@ def _shape(state: Mapping[str, Tensor], name: str, num_dims: int) -> tuple[int, 
             f"not a released DETR checkpoint: tensor {name} has shape {shape}, {num_dims} dimensions expected"
         )
     return shape
-
-
-def _depth(state: Mapping[str, Tensor]) -> int:
-    blocks = _indices(state, rf"{re.escape(RELEASED_BACKBONE)}layer3\.(\d+)\.")
-    bottleneck = f"{RELEASED_BACKBONE}layer3.0.conv3.weight" in state
-    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}.get((bottleneck, len(blocks)))
-    if depth is None:
-        raise CheckpointError(
-            f"the backbone is not a ResNet-18, 34, 50 or 101: layer3 has {len(blocks)} "
-            f"{'bottleneck' if bottleneck else 'basic'} blocks (tensors {RELEASED_BACKBONE}layer3.*)"
-        )
-    return depth
 
 
 def _num_layers(state: Mapping[str, Tensor], stack: str) -> int:

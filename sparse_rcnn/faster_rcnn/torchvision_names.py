@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
+from sparse_rcnn.backbone_layouts import torchvision_depth
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.norm_eps import COCO_V1_NORM_EPS, with_our_eps
@@ -55,7 +56,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "hidden_dim": hidden_dim,
             "bottom_up": {
                 "_target_": "sparse_rcnn.backbone.ResNet",
-                "depth": _depth(state),
+                "depth": torchvision_depth(state, "backbone.body."),
                 "stride_in_1x1": False,
                 "num_frozen_stages": 2,
             },
@@ -137,15 +138,3 @@ def _shape(state: Mapping[str, Tensor], name: str, num_dims: int) -> tuple[int, 
     if len(shape) != num_dims:
         raise CheckpointError(f"tensor {name} has shape {shape}, {num_dims} dimensions expected")
     return shape
-
-
-def _depth(state: Mapping[str, Tensor]) -> int:
-    blocks = {found[1] for name in state if (found := re.match(r"backbone\.body\.layer3\.(\d+)\.", name))}
-    bottleneck = "backbone.body.layer3.0.conv3.weight" in state
-    depth = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101}.get((bottleneck, len(blocks)))
-    if depth is None:
-        raise CheckpointError(
-            f"the backbone is not a ResNet-18, 34, 50 or 101: layer3 has {len(blocks)} "
-            f"{'bottleneck' if bottleneck else 'basic'} blocks (tensors backbone.body.layer3.*)"
-        )
-    return depth

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparse_rcnn.architecture import build
-from sparse_rcnn.backbone_layouts import LAYOUTS
+from sparse_rcnn.backbone_layouts import torchvision_depth
 from sparse_rcnn.convert import PIXEL_MEAN, PIXEL_STD
 from sparse_rcnn.errors import CheckpointError
 from sparse_rcnn.norm_eps import COCO_V1_NORM_EPS, with_our_eps
@@ -53,9 +53,6 @@ def architecture_of(state: Mapping[str, Tensor], num_classes: int) -> dict[str, 
     box_rows, hidden_dim, *_ = _shape(state, f"{BOX_LAYER}.weight")
     if box_rows != 4 * NUM_ANCHORS:
         raise CheckpointError(f"{BOX_LAYER}.weight has {box_rows} rows: {NUM_ANCHORS} anchors a cell are expected")
-    depth = LAYOUTS[0].depth(name.removeprefix(BODY) for name in state if name.startswith(BODY))
-    if depth not in (18, 34, 50, 101):
-        raise CheckpointError(f"the backbone is not a ResNet-18, 34, 50 or 101 (tensors {BODY}*)")
     p6_channels = _shape(state, P6)[1]
     return {
         "_target_": "sparse_rcnn.retinanet.detector.RetinaNet",
@@ -77,7 +74,7 @@ def architecture_of(state: Mapping[str, Tensor], num_classes: int) -> dict[str, 
             "p6_source": "p5" if p6_channels == hidden_dim else "res5",
             "bottom_up": {
                 "_target_": "sparse_rcnn.backbone.ResNet",
-                "depth": depth,
+                "depth": torchvision_depth(state, BODY),
                 "stride_in_1x1": False,
                 "num_frozen_stages": 2,
             },
