@@ -264,19 +264,26 @@ def test_six_optimizer_steps() -> None:
         for rate in sorted(set(rates.values()))
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=case.meta["optimizer"]["weight_decay"])
-    for step, noise in zip(wanted["steps"], wanted["self_noise_rel_per_step"], strict=True):
+    # Adam's first steps follow the sign of gradients that are mere rounding. On a processor without AVX-512, where the
+    # first loss and norm agree to 1e-6, the second loss was off by 1.5e-4, the later ones by up to 4e-2.
+    is_as_reference = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    drift = [0.0] * 6 if is_as_reference else [0.0, 1e-3, 0.1, 0.1, 0.1, 0.1]
+    for i, (step, noise) in enumerate(zip(wanted["steps"], wanted["self_noise_rel_per_step"], strict=True)):
         losses = case.losses(model(case.images, case.sizes))
-        assert losses.total.item() == pytest.approx(step["loss_total"], rel=FACTOR * max(noise, 1e-6))
+        allowed = max(FACTOR * max(noise, 1e-6), drift[i])
+        assert losses.total.item() == pytest.approx(step["loss_total"], rel=allowed), i
         optimizer.zero_grad()
         losses.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(named.values()), case.meta["optimizer"]["clip_max_norm"])
         # An edge of a predicted box that crosses the target's, or a sampled point that crosses into another cell, makes
         # the gradient jump. Drift takes such an edge across in the last step: 97 or 118 at the same loss.
         if step is not wanted["steps"][-1]:
-            assert norm.item() == pytest.approx(step["grad_norm_before_clip"], rel=FACTOR * max(noise, 3e-3))
+            allowed = max(FACTOR * max(noise, 3e-3), 3 * drift[i], 0.1 * (drift[i] > 0))
+            assert norm.item() == pytest.approx(step["grad_norm_before_clip"], rel=allowed), i
         optimizer.step()
     for name, sums in wanted["after_sum_and_abssum"].items():
         if name in named:
             tensor = named[name].detach().double()
             moved = len(wanted["steps"]) * rates[name] * math.sqrt(tensor.numel())  # with random signs
+            moved *= 1 if is_as_reference else 4
             assert [tensor.sum().item(), tensor.abs().sum().item()] == pytest.approx(sums, rel=0, abs=moved), name
