@@ -68,7 +68,7 @@ def open_store(folders: tuple[str, ...], *key: str) -> RowStore:
     """The store of rows composed from folders of configuration, those of this process included.
 
     Args:
-        folders: of the search path, in its order; entries that are no folders are packages, whose versions count.
+        folders: of the search path, in its order; other entries name packages, whose versions count.
         key: all that the rows are composed with besides.
     """
     content = _content(folders)

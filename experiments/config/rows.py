@@ -265,7 +265,6 @@ def _default_detector(source: RowSource, folders: tuple[str, ...]) -> str | None
         return None
 
 
-@functools.cache
 def _composed_row(recipe: str, name: str, source: RowSource, folders: tuple[str, ...]) -> PlainRow | None:
     from hydra import compose
     from hydra.errors import HydraException

@@ -66,7 +66,7 @@ class Cost:
 
 
 def footnote(costs: Sequence[Cost], sustained_tflops: float) -> str:
-    """What the numbers of rows are, and at which sizes: those of each detector, if these differ."""
+    """The legend of the rows' numbers, with the image sizes of each detector where they differ."""
     sizes = dict.fromkeys(f"{height} x {width} ({reason})" for height, width, reason in map(_size, costs))
     classes = dict.fromkeys(cost.classes for cost in costs)
     unknown = "the length of the training in images is that of data not read here"

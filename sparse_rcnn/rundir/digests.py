@@ -39,7 +39,7 @@ def recorded_digests(folder: Path) -> dict[str, FileDigest] | None:
 
 
 def difference(path: Path, written: FileDigest) -> str | None:
-    """What is wrong with a file, where it is not the one that was written: the end of a sentence.
+    """The fault of a file that is not the one written, as the end of a sentence; None for one that is.
 
     Raises:
         OSError: it cannot be read, for another reason than a fault of the disk.

@@ -43,7 +43,7 @@ def sealed_weights(data: bytes) -> bytearray:
 
 
 def json_problem(data: bytes) -> str | None:
-    """What is wrong with the content of a JSON file by the digest in it: the end of a sentence; None without one."""
+    """The fault of a JSON file's content by the digest in it, as the end of a sentence; None without a digest."""
     pair = _last_pair(data)
     if pair is None:
         return None
@@ -58,7 +58,7 @@ def has_json_digest(data: bytes) -> bool:
 
 
 def weights_problem(path: Path) -> str | None:
-    """What is wrong with a weights file by its structure and the digest in it: the end of a sentence.
+    """The fault of a weights file by its structure and the digest in it, as the end of a sentence.
 
     A file without a digest is as long as its header says where there is no problem.
 
